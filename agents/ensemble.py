@@ -1,0 +1,241 @@
+"""The towers behind one fusion: everything a team does between a user's history and a slate.
+
+    read      history            ->  Reading     each tower's query for the user, and how sure it is
+    observe   reading, traces    ->  {agent: observation}
+    ask       reading, traces, actions   ->  queries     action = gains on what the agent saw, and a free residual
+    propose   queries            ->  ballots
+    weigh     actions            ->  weights     action = residual on the logarithm of the static weights
+    fuse      ballots, weights   ->  slate
+    remember  traces, what was shown and clicked ->  traces
+
+The simulated sessions and the served team both go through here, so that a team is served as it was trained. B users, A
+recommenders, d_k dimensions of tower k, D their sum, N items, n items on a ballot, K places on a slate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..platform.fusion import Ballots, fuse, shares
+from ..platform.ranking import best_items, rows_matmul
+from ..platform.settings import FusionSettings, TrainSettings
+from .policy import PolicySpec
+from .profiles import profile
+from .tower import PAD, History, Tower
+
+CONDUCTOR = "conductor"
+
+TRACE_FADE = 0.8
+"""Share of a trace that is left after a step."""
+
+GAINS = (1.0, 4.0, 2.0)
+"""Units of a recommender's gains on its query, its click trace and its shown trace."""
+
+QUERY_LIMIT = 3.0
+"""Bound of a recommender's action; its tower's own query has about 1 a dimension."""
+
+WEIGHT_LIMIT = 5.0
+"""Bound of the conductor's action, in logits of a fusion weight."""
+
+COMMON = 5
+"""Entries of an observation that every agent has."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the towers read in B histories.
+
+    Attributes:
+        queries: one `(B, d_k)` a tower, of norm sqrt(d_k).
+        strengths: `(B, A)`, norm of the profile over its mean: how much the tower knows of the user.
+        known: `(B,)`, logarithm of the history's length, of order 1.
+    """
+
+    queries: tuple[Tensor, ...]
+    strengths: Tensor
+    known: Tensor
+
+    def rows(self, index: Tensor) -> Reading:
+        return Reading(tuple(query[index] for query in self.queries), self.strengths[index], self.known[index])
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What B sessions have shown so far, fading by `TRACE_FADE` a step.
+
+    Attributes:
+        clicked, shown: `(B, D)`, sums of the items' vectors.
+        rates: `(B, 2)`, click rate of the last slate, and the fading one.
+        support, hits: `(B, A)`, how high each agent's query put the last slate, and how much higher what was clicked.
+    """
+
+    clicked: Tensor
+    shown: Tensor
+    rates: Tensor
+    support: Tensor
+    hits: Tensor
+
+    def reset(self, rows: Tensor) -> Traces:
+        """The traces with the rows where `rows` `(B,)` holds set back to the start of a session."""
+        keep = (~rows)[:, None]
+        return Traces(**{name: trace * keep for name, trace in vars(self).items()})
+
+
+class Ensemble:
+    """Towers and fusion settings, with the tables that make a step fast.
+
+    Args:
+        towers: the recommenders by name, in the order of the fusion weights.
+        fusion: the rule, the ballot's length, and whether a conductor sets the weights.
+        weights: `(A,)` static fusion weights, at least 0, with a positive sum.
+    """
+
+    def __init__(self, towers: Mapping[str, Tower], fusion: FusionSettings, weights: Tensor) -> None:
+        self.towers, self.fusion = dict(towers), fusion
+        self.recommenders = tuple(towers)
+        conducted = fusion.conductor and fusion.method == "weighted"
+        self.agents = (*self.recommenders, CONDUCTOR) if conducted else self.recommenders
+        self.device = weights.device
+        self.weights = weights / weights.sum()
+        self.dims = {name: tower.dim for name, tower in self.towers.items()}
+        # Centred once, so that a query's scores have mean 0 and a variance that needs no scores.
+        centred = [tower.item_vectors - tower.item_vectors.mean(0) for tower in self.towers.values()]
+        self._columns = [vectors.t().contiguous() for vectors in centred]
+        self._covariance = [vectors.t() @ vectors / len(vectors) for vectors in centred]
+        self._vectors = torch.cat(centred, dim=1)
+        self._scale = torch.cat([torch.full((dim,), math.sqrt(dim), device=self.device) for dim in self.dims.values()])
+
+    def to(self, device: torch.device | str) -> Ensemble:
+        moved = {name: tower.to(device) for name, tower in self.towers.items()}
+        return Ensemble(moved, self.fusion, self.weights.to(device))
+
+    @property
+    def num_items(self) -> int:
+        return self._vectors.shape[0]
+
+    def observation_dim(self, agent: str) -> int:
+        return COMMON + 3 * (len(self.recommenders) if agent == CONDUCTOR else self.dims[agent])
+
+    def action_dim(self, agent: str) -> int:
+        return len(self.recommenders) if agent == CONDUCTOR else len(GAINS) + self.dims[agent]
+
+    def action_limit(self, agent: str) -> float:
+        return WEIGHT_LIMIT if agent == CONDUCTOR else QUERY_LIMIT
+
+    def policy_spec(self, agent: str, train: TrainSettings) -> PolicySpec:
+        """The shape of an agent's policy: gains and weights explore in large steps, the free residual in small ones."""
+        led = len(self.recommenders) if agent == CONDUCTOR else len(GAINS)
+        free = self.action_dim(agent) - led
+        spread = (train.initial_std,) * led + (train.residual_std,) * free
+        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden))
+
+    # --- read and observe
+
+    def read(self, history: History) -> Reading:
+        """Each tower's query for B histories."""
+        queries, strengths = [], []
+        for tower in self.towers.values():
+            found = profile(tower, history)
+            norm = found.norm(dim=1, keepdim=True)
+            queries.append(found / norm.clamp_min(1e-6) * math.sqrt(tower.dim))
+            strengths.append((norm / (norm + 1.0)).squeeze(1))
+        length = (history.items != PAD).sum(1)
+        return Reading(tuple(queries), torch.stack(strengths, dim=1), torch.log1p(length.float()) / 4.0)
+
+    def blank(self, batch: int) -> Traces:
+        """The traces of B sessions that have not begun."""
+        width, agents = self._vectors.shape[1], len(self.recommenders)
+        sizes = {"clicked": width, "shown": width, "rates": 2, "support": agents, "hits": agents}
+        return Traces(**{name: torch.zeros(batch, size, device=self.device) for name, size in sizes.items()})
+
+    def observe(self, reading: Reading, traces: Traces, progress: Tensor) -> dict[str, Tensor]:
+        """`{agent: (B, observation_dim)}`; `progress` `(B,)` is step / horizon."""
+        clicked, shown = self._scaled(traces)
+        common = torch.cat([progress[:, None], reading.known[:, None], traces.rates], dim=1)
+        observations = {
+            name: torch.cat(
+                [reading.queries[k], clicked[k], shown[k], common, reading.strengths[:, k : k + 1]], dim=1
+            )
+            for k, name in enumerate(self.recommenders)
+        }
+        if CONDUCTOR in self.agents:
+            breadth = torch.stack([trace.norm(dim=1) / math.sqrt(trace.shape[1]) for trace in shown], dim=1)
+            strength = reading.strengths.mean(1, keepdim=True)
+            observations[CONDUCTOR] = torch.cat([traces.support, traces.hits, breadth, common, strength], dim=1)
+        return observations
+
+    def _scaled(self, traces: Traces) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Click and shown traces of each tower, in the units of its query."""
+        return self._split(traces.clicked * self._scale), self._split(traces.shown * self._scale)
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return rows.split(list(self.dims.values()), dim=-1)
+
+    # --- propose and fuse
+
+    def ask(self, reading: Reading, traces: Traces, actions: Mapping[str, Tensor]) -> list[Tensor]:
+        """The agents' queries, one `(B, d_k)` a tower, scaled so that the scores of the catalog have variance 1.
+
+        An action `(B, 3 + d_k)` is three gains and a residual r: the agent asks for
+        (1 + g1) query + 4 g2 clicked + 2 g3 shown + r. An agent that is missing from `actions` asks as its tower does.
+        """
+        clicked, shown = self._scaled(traces)
+        queries = []
+        for k, name in enumerate(self.recommenders):
+            query = reading.queries[k]
+            if name in actions:
+                action = actions[name].clamp(-QUERY_LIMIT, QUERY_LIMIT)
+                for place, seen in enumerate((query, clicked[k], shown[k])):
+                    query = query + GAINS[place] * action[:, place : place + 1] * seen
+                query = query + action[:, len(GAINS) :]
+            variance = (rows_matmul(query, self._covariance[k]) * query).sum(1, keepdim=True)
+            queries.append(query / variance.clamp_min(1e-12).sqrt())
+        return queries
+
+    def propose(self, queries: list[Tensor], penalty: Tensor) -> Ballots:
+        """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
+        length = min(self.fusion.ballot, self.num_items)
+        pairs = [best_items(query, self._columns[k], penalty, length) for k, query in enumerate(queries)]
+        items, scores = zip(*pairs, strict=True)
+        return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))
+
+    def weigh(self, actions: Mapping[str, Tensor], batch: int) -> Tensor:
+        """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts."""
+        if CONDUCTOR not in self.agents or CONDUCTOR not in actions:
+            return self.weights.expand(batch, -1)
+        logits = self.weights.clamp_min(1e-6).log() + actions[CONDUCTOR].clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        return logits.softmax(dim=1)
+
+    def fuse(self, ballots: Ballots, weights: Tensor, slate: int) -> Tensor:
+        """The slate `(B, K)`."""
+        return fuse(ballots, weights, self.fusion.method, slate).slate
+
+    def shares(self, ballots: Ballots, weights: Tensor, slate: Tensor) -> Tensor:
+        """Each agent's part of the points of each item on the slate, `(B, K, A)`."""
+        return shares(ballots, weights, self.fusion.method, slate)
+
+    # --- remember
+
+    def remember(self, traces: Traces, queries: list[Tensor], slate: Tensor, click: Tensor) -> Traces:
+        """The traces after a slate `(B, K)` and its clicks `(B, K)`."""
+        vectors = self._vectors[slate]
+        clicks = click.sum(1, keepdim=True)
+        rate = clicks / slate.shape[1]
+        support, hits = [], []
+        for query, part in zip(queries, self._split(vectors), strict=True):
+            score = (part * query[:, None, :]).sum(2)
+            mean = score.mean(1, keepdim=True)
+            support.append(mean)
+            hits.append(((score * click).sum(1, keepdim=True) / clicks.clamp_min(1.0) - mean) * (clicks > 0))
+        return Traces(
+            clicked=TRACE_FADE * traces.clicked + (vectors * click[:, :, None]).mean(1),
+            shown=TRACE_FADE * traces.shown + vectors.mean(1),
+            rates=torch.cat([rate, TRACE_FADE * traces.rates[:, 1:] + (1 - TRACE_FADE) * rate], dim=1),
+            support=torch.cat(support, dim=1),
+            hits=torch.cat(hits, dim=1),
+        )

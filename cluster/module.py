@@ -1,0 +1,34 @@
+"""An agent's policy and critic as RLlib takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from ..agents.policy import Policy, PolicySpec, Value
+
+
+class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
+    """`agents.policy` behind RLlib's interface; env runners hold the policy alone, learners the critic too.
+
+    `model_config` is the `PolicySpec` as a dictionary.
+    """
+
+    def setup(self) -> None:
+        shape = {name: self.model_config[name] for name in PolicySpec.__dataclass_fields__}
+        spec = PolicySpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()})
+        self.policy = Policy(spec)
+        self.value = Value(spec)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        return ["value"]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+        return self.value(batch[Columns.OBS])

@@ -1,0 +1,190 @@
+"""The team's environment over B sessions at once; everything else that plays sessions is a face of it.
+
+    observe -> act -> ask, propose, weigh, fuse (agents/ensemble.py) -> respond (session.py) -> reward, remember
+
+B sessions, A recommender agents, n items on a ballot, K places on a slate, N items, d_k dimensions of tower k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..agents.ensemble import Ensemble, Reading
+from ..platform.fusion import Ballots
+from ..platform.settings import Experiment, RewardSettings
+from . import session
+from .world import World
+
+SHOWN_PENALTY = -1e4
+"""Added to the score of an item already shown: it comes back only when a catalog has nothing else left."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What sessions need.
+
+    Attributes:
+        experiment: fusion, slate, horizon and reward.
+        world: the users who respond.
+        ensemble: the team's towers and fusion.
+        reading: what the towers read in the histories of all the world's users.
+        best_static: `(A,)` the best static fusion weights found on training users.
+        horizon_rule: caution and spread of the horizon-aware oracle, found on training users.
+    """
+
+    experiment: Experiment
+    world: World
+    ensemble: Ensemble
+    reading: Reading
+    best_static: Tensor
+    horizon_rule: tuple[float, float]
+
+    def to(self, device: torch.device | str) -> Stage:
+        world, ensemble = self.world.to(device), self.ensemble.to(device)
+        best = self.best_static.to(device)
+        return replace(self, world=world, ensemble=ensemble, reading=ensemble.read(world.history), best_static=best)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of B sessions gave.
+
+    Attributes:
+        observations: `{agent: (B, d_obs)}`, after the response and before any reset.
+        reward: `(B,)` float32, the team's.
+        terminated: `(B,)` bool, the user left.
+        truncated: `(B,)` bool, the horizon is reached and the user is still there; never both.
+        slate: `(B, K)` int64.
+        weights: `(B, A)` float32, the fusion weights used, summing to 1.
+        response: what the users did.
+        ballots: what the agents proposed; None where a slate was given from outside.
+    """
+
+    observations: dict[str, Tensor]
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    slate: Tensor
+    weights: Tensor
+    response: session.Response
+    ballots: Ballots | None
+
+    @property
+    def done(self) -> Tensor:
+        return self.terminated | self.truncated
+
+
+class BatchedEnv:
+    """B sessions of a world, served by a team.
+
+    A recommender's observation is `[query (d_k), click trace (d_k), shown trace (d_k), common (5)]`: its tower's query
+    for the user; what was clicked and what was shown so far, fading by 0.8 a step; and step / horizon, log of the
+    history's length, click rate of the last slate, fading click rate, how much the tower knows of the user. The
+    conductor's is `[support (A), hits (A), breadth (A), common (5)]`: how high each agent's query put what was shown,
+    how much higher what was clicked, and how much alike what was shown lately is. All are of order 1.
+
+    A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on the
+    query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the tower
+    as it is. The conductor's action `(B, A)` in [-5, 5] is added to the logarithm of the static weights. The
+    reward is the team's, the sum that `reward.*` configures; with the defaults it is the clicks on the slate, 0 to K.
+
+    Args:
+        stage: the users and the team (`stage.prepare`).
+        sessions: B.
+        seed: of the sessions; session j of a seed is the same whatever B is.
+        users: `train` or `judge`, the part of the world's users that come.
+        device: where the tensors live.
+    """
+
+    def __init__(
+        self, stage: Stage, *, sessions: int, seed: int, users: str = "train", device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.stage = stage if self.device == stage.ensemble.device else stage.to(self.device)
+        self.world, self.ensemble, self.experiment = self.stage.world, self.stage.ensemble, self.stage.experiment
+        self.sessions, self.seed = sessions, seed
+        self.recommenders, self.agents = self.ensemble.recommenders, self.ensemble.agents
+        self.users = self.world.train_users if users == "train" else self.world.judge_users
+        self.slate, self.horizon = self.experiment.env.slate, self.experiment.env.horizon
+        self.reset()
+
+    # --- sessions
+
+    def reset(self, first: int = 0) -> dict[str, Tensor]:
+        """Starts sessions `first` to `first + B - 1` of the seed."""
+        return self.start(torch.arange(first, first + self.sessions, device=self.device))
+
+    def start(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Starts the sessions of these numbers `(B,)` int64; the same number twice is the same session twice."""
+        self.state = session.begin(self.world, self.users, self.seed, numbers)
+        self.traces = self.ensemble.blank(self.sessions)
+        self._penalty = torch.zeros(self.sessions, self.world.num_items, device=self.device)
+        self.reading = self.stage.reading.rows(self.state.user)
+        return self.observe()
+
+    def renew(self, done: Tensor) -> dict[str, Tensor]:
+        """Starts the next session in every row where `done` `(B,)` holds: number j is followed by j + B."""
+        if bool(done.any()):
+            fresh = session.begin(self.world, self.users, self.seed, self.state.session + self.sessions)
+            self.state = self.state.where(done, fresh)
+            self.traces = self.traces.reset(done)
+            self._penalty[done] = 0.0
+            self.reading = self.stage.reading.rows(self.state.user)
+        return self.observe()
+
+    def observe(self) -> dict[str, Tensor]:
+        """`{agent: (B, d_obs)}` of the sessions as they stand."""
+        return self.ensemble.observe(self.reading, self.traces, self.state.step / self.horizon)
+
+    def unseen(self, scores: Tensor) -> Tensor:
+        """`scores` `(B, N)` with the items already shown far below the rest."""
+        return scores + self._penalty
+
+    # --- act
+
+    def step(self, actions: Mapping[str, Tensor], weights: Tensor | None = None) -> Step:
+        """One slate to every user.
+
+        Args:
+            actions: `{agent: (B, action_dim)}`; an agent that is left out plays its tower, or the static weights.
+            weights: `(B, A)` fusion weights in place of the team's own.
+        """
+        queries = self.ensemble.ask(self.reading, self.traces, actions)
+        ballots = self.ensemble.propose(queries, self._penalty)
+        weights = self.ensemble.weigh(actions, self.sessions) if weights is None else weights
+        slate = self.ensemble.fuse(ballots, weights, self.slate)
+        return self._show(slate, queries, weights, ballots)
+
+    def show(self, slate: Tensor) -> Step:
+        """One step with a slate `(B, K)` from outside the team: how a yardstick plays."""
+        return self._show(slate, self.ensemble.ask(self.reading, self.traces, {}), self.ensemble.weigh({}, self.sessions), None)
+
+    def _show(self, slate: Tensor, queries: list[Tensor], weights: Tensor, ballots: Ballots | None) -> Step:
+        self.state, response = session.respond(self.world, self.state, slate, self.seed)
+        self._penalty.scatter_(1, slate, SHOWN_PENALTY)
+        self.traces = self.ensemble.remember(self.traces, queries, slate, response.click)
+        return Step(
+            observations=self.observe(),
+            reward=reward(self.experiment.reward, response),
+            terminated=response.left,
+            truncated=(self.state.step >= self.horizon) & ~response.left,
+            slate=slate,
+            weights=weights,
+            response=response,
+            ballots=ballots,
+        )
+
+
+def reward(settings: RewardSettings, response: session.Response) -> Tensor:
+    """`(B,)`: the configured sum of clicks, conversions, minutes, satisfaction, and staying."""
+    return (
+        settings.click * response.click.sum(1)
+        + settings.conversion * response.conversion.sum(1)
+        + settings.dwell * response.dwell_s.sum(1) / 60.0
+        + settings.satisfaction * response.satisfaction.sum(1)
+        + settings.staying * (~response.left).float()
+    )

@@ -1,0 +1,148 @@
+"""Playing a world: one slate, one response, for B users at once.
+
+    slate -> looked at (position bias) -> clicked (appeal less satiation) -> converted, dwelt on, satisfied
+          -> satiation, patience and taste move on -> the user stays or leaves
+
+Every draw is a function of (seed, session, step), so a session plays the same whatever batch it is in. B is the number
+of sessions, K the slate, Z the topics, d the dimensions of the world's latent space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..platform import draws
+from .world import World
+
+USER, CLICK, LOOK, CONVERT, DWELL, TASTE, INTENT = range(7)
+"""Streams of draws, one for each kind of chance."""
+
+DWELL_SPREAD = 0.5
+"""Standard deviation of the logarithm of the dwell time."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where B sessions stand.
+
+    Attributes:
+        session: `(B,)` int64, the sessions' numbers under the seed.
+        user: `(B,)` int64, index into the world's users.
+        step: `(B,)` int64, slates shown so far.
+        taste: `(B, d)` float32, the users' vectors, drifting.
+        satiation: `(B, Z)` float32 >= 0, logits.
+        patience: `(B,)` float32; a user leaves at 0.
+    """
+
+    session: Tensor
+    user: Tensor
+    step: Tensor
+    taste: Tensor
+    satiation: Tensor
+    patience: Tensor
+
+    def where(self, mask: Tensor, other: State) -> State:
+        """Rows of `other` where `mask` `(B,)` holds, rows of this state elsewhere."""
+        merged = {}
+        for name, mine in vars(self).items():
+            shaped = mask.view(-1, *[1] * (mine.dim() - 1))
+            merged[name] = torch.where(shaped, getattr(other, name), mine)
+        return State(**merged)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What B users did with their slates.
+
+    Attributes:
+        click, conversion: `(B, K)` float32, 0 or 1.
+        dwell_s: `(B, K)` float32, seconds; 0 without a click.
+        satisfaction: `(B, K)` float32 in [-1, 1]; 0 without a click.
+        left: `(B,)` bool, the user's patience is spent.
+    """
+
+    click: Tensor
+    conversion: Tensor
+    dwell_s: Tensor
+    satisfaction: Tensor
+    left: Tensor
+
+
+def begin(world: World, users: Tensor, seed: int, session: Tensor) -> State:
+    """Sessions `session` `(B,)`, each by a user drawn from `users` by (seed, session), with an intent of the day."""
+    zero = torch.zeros_like(session)
+    drawn = draws.uniform(seed, session, zero, USER, 1)[:, 0]
+    user = users[(drawn * len(users)).long().clamp_max(len(users) - 1)]
+    spread = world.user_vectors.std(0)
+    intent = draws.normal(seed, session, zero, INTENT, world.user_vectors.shape[1])
+    return State(
+        session=session,
+        user=user,
+        step=zero,
+        taste=world.user_vectors[user] + world.mechanics.intent * spread * intent,
+        satiation=torch.zeros(len(session), world.num_topics, device=session.device),
+        patience=torch.full((len(session),), world.mechanics.patience, device=session.device),
+    )
+
+
+def appeal(world: World, state: State, items: Tensor) -> Tensor:
+    """Click logits `(B, K)` of `items` `(B, K)`, were they looked at."""
+    liking = (world.item_vectors[items] * state.taste[:, None, :]).sum(2)
+    tired = state.satiation.gather(1, world.item_topic[items])
+    return liking + world.item_bias[items] + world.user_bias[state.user][:, None] - tired
+
+
+def look_probability(world: World, places: int, device: torch.device) -> Tensor:
+    """`(K,)`: the chance that a place of the slate is looked at, k ** -bias (Joachims et al. 2017, position bias)."""
+    return torch.arange(1, places + 1, device=device, dtype=torch.float32) ** -world.mechanics.position_bias
+
+
+def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State, Response]:
+    """Shows `slate` `(B, K)` and lets the users react.
+
+    Returns:
+        The state after the step, and the response.
+    """
+    places = slate.shape[1]
+
+    def chance(stream: int) -> Tensor:
+        return draws.uniform(seed, state.session, state.step, stream, places)
+
+    logit = appeal(world, state, slate)
+    looked = chance(LOOK) < look_probability(world, places, slate.device)
+    click = (looked & (chance(CLICK) < torch.sigmoid(logit))).float()
+    quality = world.item_quality[slate]
+    converted = chance(CONVERT) < torch.sigmoid(world.mechanics.conversion_bias + quality)
+    noise = draws.normal(seed, state.session, state.step, DWELL, places)
+    dwell = world.mechanics.dwell_s * torch.exp(0.3 * (logit.clamp(-3, 3) + quality) + DWELL_SPREAD * noise)
+    moved = _move_on(world, state, slate, click, seed)
+    response = Response(
+        click=click,
+        conversion=click * converted,
+        dwell_s=click * dwell,
+        satisfaction=click * torch.tanh(0.5 * (quality + logit)),
+        left=moved.patience <= 0,
+    )
+    return moved, response
+
+
+def _move_on(world: World, state: State, slate: Tensor, click: Tensor, seed: int) -> State:
+    """Satiation builds up where items were shown, patience is spent on poor slates, taste drifts to what was clicked."""
+    rules = world.mechanics
+    shown = torch.zeros_like(state.satiation).scatter_add_(1, world.item_topic[slate], torch.ones_like(click))
+    clicks = click.sum(1)
+    missed = (1.0 - clicks / max(rules.patience_target, 1e-6)).clamp(0.0, 1.0)
+    won = rules.patience_recovery * (missed == 0)
+    pull = (world.item_vectors[slate] * click[:, :, None]).sum(1) / clicks.clamp_min(1.0)[:, None]
+    pulled = rules.drift * (clicks > 0)[:, None]
+    walk = draws.normal(seed, state.session, state.step, TASTE, state.taste.shape[1])
+    return replace(
+        state,
+        step=state.step + 1,
+        taste=state.taste + pulled * (pull - state.taste) + rules.drift_noise * walk,
+        satiation=rules.satiation_fade * state.satiation + rules.satiation_gain * shown,
+        patience=(state.patience - missed + won).clamp_max(rules.patience),
+    )

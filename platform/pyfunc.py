@@ -1,0 +1,38 @@
+"""A team as an MLflow model: a folder of plain files, and a Python file that serves it ("models from code")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .destination import quiet, reason
+from .errors import ConcertError
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+
+def save_team(
+    place: Path, folder: Path, code: Path, signature: ModelSignature, example: Any, requirements: Sequence[str]
+) -> None:
+    """Saves the team in `folder` under `place`, and serves it the example once.
+
+    Raises:
+        ConcertError: the model does not save, load or serve its own example.
+    """
+    try:
+        with quiet():
+            from mlflow import pyfunc
+
+            pyfunc.save_model(
+                str(place),
+                python_model=str(code),
+                artifacts={"team": str(folder.resolve())},
+                signature=signature,
+                input_example=example,
+                pip_requirements=list(requirements),
+            )
+            pyfunc.load_model(str(place)).predict(example)
+    except Exception as error:  # anything at all in the model's code
+        raise ConcertError(f"the team in {folder} cannot be saved as an MLflow model: {reason(error)}") from error

@@ -1,0 +1,91 @@
+"""The best n of many scores, the same on every device and in every batch: ties go to the lower index."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROWS_ALIKE = 8
+"""From this many rows on, a CPU matrix product gives each row the same bits whatever the batch; smaller ones are padded."""
+
+CHUNK = 128
+"""Rows scored at a time, so that a block of scores stays in the processor's cache."""
+
+
+def descending_keys(values: Tensor, index: Tensor) -> Tensor:
+    """int64 keys whose ascending order is: higher value first, then lower index.
+
+    Args:
+        values: `(..., n)` float32, no NaN.
+        index: `(..., n)` int64 in [0, 2**31), broadcast against `values`.
+    """
+    bits = (values + 0.0).contiguous().view(torch.int32)  # + 0.0 turns -0.0 into 0.0, which must tie with it
+    order = torch.where(bits >= 0, ~bits, bits ^ -(2**31))
+    return (order.to(torch.int64) << 32) | index
+
+
+def key_index(keys: Tensor) -> Tensor:
+    """The index packed into a key."""
+    return keys & 0xFFFFFFFF
+
+
+def smallest(keys: Tensor, n: int) -> Tensor:
+    """`(B, n)`: each row's n smallest int64 keys, ascending."""
+    if keys.device.type != "cpu":
+        return torch.topk(keys, n, dim=1, largest=False, sorted=True).values
+    array = keys.numpy()
+    if n < array.shape[1]:
+        array = np.partition(array, n - 1, axis=1)[:, :n]
+    return torch.from_numpy(np.sort(array, axis=1))
+
+
+def at_least_rows(rows: Tensor) -> Tensor:
+    """The same rows, repeated below until there are `ROWS_ALIKE` of them."""
+    missing = ROWS_ALIKE - rows.shape[0]
+    return rows if missing <= 0 else torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
+
+
+def best_items(queries: Tensor, item_vectors: Tensor, penalty: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The n items with the highest `query . item + penalty`.
+
+    Args:
+        queries: `(B, d)` float32.
+        item_vectors: `(d, N)` float32, transposed and contiguous.
+        penalty: `(B, N)` float32, 0 for an item that may be shown, far below any score otherwise.
+        n: items wanted, at most N.
+
+    Returns:
+        items `(B, n)` int64, best first; scores `(B, n)` float32.
+    """
+    rows, count = queries.shape[0], item_vectors.shape[1]
+    if queries.device.type != "cpu":
+        scores = torch.addmm(penalty, queries, item_vectors)
+        items = key_index(smallest(descending_keys(scores, torch.arange(count, device=scores.device)), n))
+        return items, scores.gather(1, items)
+    if rows < ROWS_ALIKE:
+        items, scores = best_items(at_least_rows(queries), item_vectors, at_least_rows(penalty), n)
+        return items[:rows], scores[:rows]
+    items = torch.empty(rows, n, dtype=torch.int64)
+    best = torch.empty(rows, n)
+    block = torch.empty(min(CHUNK, rows), count)
+    for first in range(0, rows, CHUNK):
+        # A short last block starts earlier instead, so that no product has fewer rows than its bits allow.
+        start = max(0, min(first, rows - CHUNK))
+        part = slice(start, min(start + CHUNK, rows))
+        torch.addmm(penalty[part], queries[part], item_vectors, out=block)
+        array = block.numpy()
+        chosen = np.argpartition(array, count - n, axis=1)[:, count - n :] if n < count else _all(array.shape)
+        scores = block.gather(1, torch.from_numpy(chosen))
+        ordered = key_index(smallest(descending_keys(scores, torch.from_numpy(chosen)), n))
+        items[part], best[part] = ordered, block.gather(1, ordered)
+    return items, best
+
+
+def _all(shape: tuple[int, int]) -> np.ndarray:
+    return np.broadcast_to(np.arange(shape[1]), shape).copy()
+
+
+def rows_matmul(rows: Tensor, matrix: Tensor) -> Tensor:
+    """`rows @ matrix`, `(B, d) @ (d, e)`, with the same bits for a row whatever B is."""
+    return (at_least_rows(rows) @ matrix)[: rows.shape[0]]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from concertrl.agents import sentiment
+from concertrl.agents.profiles import profile
+from concertrl.agents.tower import PAD, History
+from concertrl.platform.encoder import Encoder
+from concertrl.platform.errors import InputError
+from concertrl.platform.logs import Logs
+from concertrl.platform.settings import EncoderSettings, SentimentSettings
+
+PRAISE = ("wonderful sound", "works perfectly", "I love it", "superb build", "best I ever had")
+BLAME = ("terrible sound", "broke at once", "I hate it", "shoddy build", "worst I ever had")
+ITEMS = 12
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder(EncoderSettings(cache=str(tmp_path_factory.mktemp("cache"))))
+
+
+def make(ratings: np.ndarray, users: np.ndarray, items: np.ndarray, reviews: tuple[str, ...]) -> Logs:
+    return Logs(
+        user_ids=tuple(map(str, range(40))),
+        item_ids=tuple(map(str, range(ITEMS))),
+        item_titles=("",) * ITEMS,
+        item_texts=("",) * ITEMS,
+        item_attributes=((),) * ITEMS,
+        users=users,
+        items=items,
+        timestamps=np.arange(len(users), dtype=np.int64),
+        ratings=ratings.astype(np.float32),
+        clicks=np.ones(len(users), np.float32),
+        reviews=reviews,
+    )
+
+
+def reviewed() -> Logs:
+    """Items 0 to 9 are the better the higher their number; half the users do not care; 10 and 11 are not met."""
+    draw = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(40), 8), draw.integers(0, 10, 320)
+    good = draw.random(320) < np.where(users < 20, items / 9, 0.5)
+    words = draw.integers(0, 5, (320, 2))
+    reviews = [", ".join((PRAISE if liked else BLAME)[word] for word in row) for liked, row in zip(good, words, strict=True)]
+    return make(np.where(good, 5.0, 1.0), users, items, tuple(reviews))
+
+
+def agreement(polarity: torch.Tensor) -> float:
+    """The correlation of the ten items' polarities with how much they were praised in `reviewed`."""
+    logs = reviewed()
+    praised = np.bincount(logs.items, logs.ratings > 3) / np.bincount(logs.items)
+    return float(np.corrcoef(polarity[:10], praised)[0, 1])
+
+
+def test_polarity_follows_quality_and_sensitivity_follows_care(encoder: Encoder) -> None:
+    logs = reviewed()
+    tower = sentiment.fit(logs, SentimentSettings(), encoder, seed=0)
+    polarity, certainty = tower.item_vectors[:10, 0], tower.item_vectors[:, 1]
+    assert agreement(polarity) > 0.95
+    assert (certainty[10:] == 0).all() and (certainty[:10] > 0.5).all() and (certainty < 1).all()
+    query = profile(tower, History(*logs.padded(50)))
+    assert query[:20, 0].mean() > query[20:, 0].mean() + 0.5 and (query[:, 1:] == 0).all() and (query[:, 0] > 0).all()
+    assert tower.facts["learned_from"].startswith("320 reviews") and float(tower.facts["head_auc"][:5]) > 0.95
+
+
+def test_standardised_and_scaled(encoder: Encoder) -> None:
+    tower = sentiment.fit(reviewed(), SentimentSettings(components=4), encoder, seed=0)
+    polarity, aspects = tower.item_vectors[:10, 0], tower.item_vectors[:10, 2:]
+    assert tower.item_vectors.shape == (ITEMS, 6)
+    assert polarity.mean().abs() < 1e-5 and polarity.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert aspects.square().sum(1).mean().item() == pytest.approx(1, abs=1e-4)
+    assert (tower.item_vectors[10:, 1:] == 0).all()
+
+
+def test_few_reviews_are_drawn_to_the_catalog_mean(encoder: Encoder) -> None:
+    logs = reviewed()
+    once = replace(logs, items=np.append(logs.items[:-1], 10), ratings=logs.ratings.copy())
+    weak, strong = (
+        sentiment.fit(once, SentimentSettings(prior_reviews=prior), encoder, seed=0).item_vectors[10, 0].abs()
+        for prior in (20.0, 0.0)
+    )
+    assert weak < 0.5 * strong
+
+
+def test_a_stranger_and_an_unseen_user_have_a_query(encoder: Encoder) -> None:
+    tower = sentiment.fit(reviewed(), SentimentSettings(), encoder, seed=0)
+    items = torch.tensor([[PAD] * 6, [0, 9] * 3, [0, 9] * 3])
+    ratings = torch.tensor([[0.0] * 6, [1.0, 5.0] * 3, [5.0, 1.0] * 3])
+    stranger, follows, opposes = profile(tower, History(items, ratings, torch.ones(3, 6) * (items >= 0)))[:, 0]
+    assert follows > stranger > opposes > 0
+
+
+def test_the_seed_only_moves_the_held_out_part(encoder: Encoder) -> None:
+    first, again, other = (sentiment.fit(reviewed(), SentimentSettings(), encoder, seed) for seed in (0, 0, 1))
+    assert torch.equal(first.item_vectors, again.item_vectors) and first.facts == again.facts
+    assert torch.equal(first.item_vectors, other.item_vectors)
+
+
+def test_learns_from_ratings_without_reviews(encoder: Encoder) -> None:
+    logs = replace(reviewed(), reviews=("",) * 320)
+    tower = sentiment.fit(logs, SentimentSettings(), encoder, seed=0)
+    assert tower.item_vectors.shape == (ITEMS, 2)
+    assert tower.facts == {"learned_from": "320 ratings, for want of reviews to learn from"}
+    assert agreement(tower.item_vectors[:, 0]) > 0.95
+
+
+def test_a_raters_own_level_says_nothing_of_an_item(encoder: Encoder) -> None:
+    """A mild rater met items 0 and 1, a strict one 2 and 3; within each pair the second is better."""
+    users, items = np.repeat([0, 1], 20), np.tile([0, 1], 20) + np.repeat([0, 2], 20)
+    ratings = np.where(items % 2 == 1, 5.0, 4.0) - 2 * (users == 1)
+    tower = sentiment.fit(make(ratings, users, items, ("",) * 40), SentimentSettings(), encoder, seed=0)
+    worse_mild, better_mild, worse_strict, better_strict = tower.item_vectors[:4, 0]
+    assert better_strict > worse_mild + 0.5 and (better_mild - better_strict).abs() < 0.5
+
+
+@pytest.mark.parametrize("stars", [5.0, 3.0])
+def test_reviews_that_all_praise_teach_no_head(encoder: Encoder, stars: float) -> None:
+    tower = sentiment.fit(replace(reviewed(), ratings=np.full(320, stars, np.float32)), SentimentSettings(), encoder, 0)
+    assert tower.facts == {"learned_from": "320 ratings, for want of reviews to learn from"}
+    assert tower.item_vectors.isfinite().all()
+
+
+def test_learns_from_clicks_without_ratings(encoder: Encoder) -> None:
+    logs = reviewed()
+    shown = replace(logs, ratings=np.full(320, np.nan, np.float32), clicks=(logs.ratings > 3).astype(np.float32))
+    tower = sentiment.fit(shown, SentimentSettings(), encoder, seed=0)
+    assert tower.facts == {"learned_from": "320 clicks, for want of reviews and ratings"}
+    assert agreement(tower.item_vectors[:, 0]) > 0.95
+    query = profile(tower, History(*shown.padded(50)))[:, 0]
+    assert query[:20].mean() > query[20:].mean()
+
+
+def test_clicks_alone_make_the_clicked_positive(encoder: Encoder) -> None:
+    users, items = np.arange(30), np.repeat([0, 1, 2], [20, 8, 2])
+    logs = make(np.full(30, np.nan), users, items, ("",) * 30)
+    tower = sentiment.fit(logs, SentimentSettings(), encoder, seed=0)
+    polarity = tower.item_vectors[:, 0]
+    assert polarity[0] > polarity[1] > polarity[2] > polarity[3]
+
+
+def test_no_interaction_at_all(encoder: Encoder) -> None:
+    nothing = reviewed().rows(np.zeros(320, bool))
+    with pytest.raises(InputError, match="no interaction"):
+        sentiment.fit(nothing, SentimentSettings(), encoder, seed=0)
+
+
+def test_head_reads_real_opinions(encoder: Encoder, data_folder: Path) -> None:
+    """600 sentences of film reviews (Pang and Lee 2005), half of them praise, as if each were a rated review."""
+    texts = [
+        line
+        for name in ("pos", "neg")
+        for line in gzip.open(data_folder / "rt-polarity" / f"rt-polarity.{name}.gz", "rt", encoding="latin-1").readlines()[:300]
+    ]
+    users, items = np.arange(600) % 40, np.arange(600) % ITEMS
+    logs = make(np.repeat([5.0, 1.0], 300), users, items, tuple(texts))
+    tower = sentiment.fit(logs, SentimentSettings(), encoder, seed=0)
+    assert float(tower.facts["head_auc"][:5]) > 0.75
