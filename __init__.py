@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_experiment": ".platform.settings",
+    "load_experiment": ".platform.experiment",
     "Experiment": ".platform.settings",
     "batched_env": ".envs",
     "parallel_env": ".envs",
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .agents.team import load_team
     from .envs import batched_env, parallel_env
     from .experiments.train import train
-    from .platform.settings import Experiment, load_experiment
+    from .platform.experiment import load_experiment
+    from .platform.settings import Experiment
 
 __all__ = ["Experiment", "batched_env", "load_experiment", "load_team", "parallel_env", "train"]
 

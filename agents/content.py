@@ -28,8 +28,9 @@ def fit(
 ) -> Tower:
     """Item vectors `(N, d)`: d <= factors components of the centred embeddings.
 
-    A component is divided by the square root of its standard deviation, half of whitening, which ranked better than none
-    or all of it on MovieLens and on Amazon reviews. The rows have a root mean square length of 1 together. An item that nothing is said of has the zero vector, and so the score 0. A query is the mean over a history.
+    A component is divided by the square root of its standard deviation: half of whitening, which ranked better than
+    none or all of it on MovieLens and on Amazon reviews. The rows have a root mean square length of 1 together. An item
+    that nothing is said of has the zero vector, and so the score 0. A query is the mean over a history.
     Nothing here is random.
 
     Raises:

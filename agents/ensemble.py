@@ -158,9 +158,7 @@ class Ensemble:
         clicked, shown = self._scaled(traces)
         common = torch.cat([progress[:, None], reading.known[:, None], traces.rates], dim=1)
         observations = {
-            name: torch.cat(
-                [reading.queries[k], clicked[k], shown[k], common, reading.strengths[:, k : k + 1]], dim=1
-            )
+            name: torch.cat([reading.queries[k], clicked[k], shown[k], common, reading.strengths[:, k : k + 1]], dim=1)
             for k, name in enumerate(self.recommenders)
         }
         if CONDUCTOR in self.agents:
@@ -197,9 +195,9 @@ class Ensemble:
             queries.append(query / variance.clamp_min(1e-12).sqrt())
         return queries
 
-    def propose(self, queries: list[Tensor], penalty: Tensor) -> Ballots:
+    def propose(self, queries: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
         """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
-        length = min(self.fusion.ballot, self.num_items)
+        length = min(max(self.fusion.ballot, at_least), self.num_items)
         pairs = [best_items(query, self._columns[k], penalty, length) for k, query in enumerate(queries)]
         items, scores = zip(*pairs, strict=True)
         return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))

@@ -1,6 +1,6 @@
 """How a tower reads a user: history in, query out. Pure functions of tensors, one for each kind of tower.
 
-    history (B, L)  ->  chunks of at least 8 rows  ->  PROFILES[tower.profile_kind]  ->  prior, gain  ->  queries (B, d)
+    history (B, L)  ->  chunks of users  ->  PROFILES[tower.profile_kind]  ->  prior, gain  ->  queries (B, d)
 
 A user with no history, or none that says anything, gets the tower's prior: the mean query of the users it was fitted
 on. The gain makes the queries of all towers one size: components of 1 in the root mean square over those users.
@@ -21,11 +21,8 @@ from .tower import PAD, History, ProfileFunction, Tower
 LONGEST = 50
 """Interactions of a user's history that a fit reads, the latest ones."""
 
-LEAST_ROWS = 8
-"""Fewer users are padded to this many: then a matrix product gives each row the same bits in any batch."""
-
 ROW_NUMBERS = 8
-"""Vectors are padded to a multiple of this many numbers in a batched product, for the same reason."""
+"""Vectors are padded to a multiple of this in a batched product: then a row has the same bits in any batch."""
 
 CHUNK_NUMBERS = 1 << 24
 """Gathered numbers (B * L * d) handled at once."""
@@ -50,11 +47,11 @@ def profile(tower: Tower, history: History) -> Tensor:
     """The users' queries `(B, d)`, finite and never all zero. A row depends on that user's history alone."""
     read = PROFILES[tower.profile_kind]
     users, length = history.items.shape
-    size = max(LEAST_ROWS, CHUNK_NUMBERS // max(1, length * tower.dim))
+    size = max(1, CHUNK_NUMBERS // max(1, length * tower.dim))
     chunks = []
     for start in range(0, users, size):
         chunk = History(*(part[start : start + size] for part in vars(history).values()))
-        chunks.append(read(tower, _padded(chunk))[: len(chunk)])
+        chunks.append(read(tower, chunk))
     query = torch.cat(chunks) if chunks else tower.item_vectors.new_zeros(0, tower.dim)
     return tower.extras["gain"] * torch.where((query == 0).all(1, keepdim=True), tower.extras["prior"], query)
 
@@ -136,11 +133,3 @@ def centred_ratings(history: History, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 PROFILES: dict[str, ProfileFunction] = {"ridge": ridge, "mean": mean, "sensitivity": sensitivity}
 """What `Tower.profile_kind` may name."""
-
-
-def _padded(history: History) -> History:
-    missing = LEAST_ROWS - len(history)
-    if missing <= 0:
-        return history
-    rows = (0, 0, 0, missing)
-    return History(pad(history.items, rows, value=PAD), pad(history.ratings, rows), pad(history.weights, rows))

@@ -1,10 +1,10 @@
 """The algorithms that train a team, by name, and how an experiment configures them.
 
-    Experiment  --configure-->  BatchedPPOConfig  --build_algo-->  BatchedPPO.train():
+Experiment  --configure-->  BatchedPPOConfig  --build_algo-->  BatchedPPO.train():
 
-        sample   env runners step B sessions each       (runner.py)
-        update   learners take the whole batch          (learner.py)
-        sync     runners get the new weights
+    sample   env runners step B sessions each       (runner.py)
+    update   learners take the whole batch          (learner.py)
+    sync     runners get the new weights
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ray.rllib.utils.metrics import (
 )
 
 from ..envs import BatchedEnv, Stage
-from ..platform.settings import Experiment
 from .learner import REWARD_SCALE, BatchedPPOLearner
 from .module import AgentModule
 from .runner import BatchedEnvRunner, spaces_of

@@ -218,7 +218,9 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         """Return, length and clicks of the sessions that go on; those that ended are logged and set back."""
         self._tally += torch.stack([step.reward, torch.ones_like(step.reward), step.response.click.sum(1)])
         for place, agent in enumerate(self.env.recommenders):
-            self.metrics.log_value((FUSION_WEIGHT, agent), float(step.weights[:, place].mean()), reduce="mean", window=20)
+            self.metrics.log_value(
+                (FUSION_WEIGHT, agent), float(step.weights[:, place].mean()), reduce="mean", window=20
+            )
         done = step.done
         if not bool(done.any()):
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..platform.settings import Experiment, load_experiment
+from ..platform.experiment import load_experiment
+from ..platform.settings import Experiment
 from .batched import BatchedEnv, Stage, Step
 from .parallel import ConcertEnv
 from .stage import prepare

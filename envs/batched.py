@@ -8,19 +8,18 @@ B sessions, A recommender agents, n items on a ballot, K places on a slate, N it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..agents.ensemble import Ensemble, Reading
+from ..agents.team import MASK, mask_items
 from ..platform.fusion import Ballots
 from ..platform.settings import Experiment, RewardSettings
 from . import session
 from .world import World
-
-SHOWN_PENALTY = -1e4
-"""Added to the score of an item already shown: it comes back only when a catalog has nothing else left."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Stage:
         reading: what the towers read in the histories of all the world's users.
         best_static: `(A,)` the best static fusion weights found on training users.
         horizon_rule: caution and spread of the horizon-aware oracle, found on training users.
+        data: what the logs were: `name`, `digest`, `source`, and counts.
     """
 
     experiment: Experiment
@@ -42,6 +42,7 @@ class Stage:
     reading: Reading
     best_static: Tensor
     horizon_rule: tuple[float, float]
+    data: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Stage:
         world, ensemble = self.world.to(device), self.ensemble.to(device)
@@ -122,7 +123,7 @@ class BatchedEnv:
         """Starts the sessions of these numbers `(B,)` int64; the same number twice is the same session twice."""
         self.state = session.begin(self.world, self.users, self.seed, numbers)
         self.traces = self.ensemble.blank(self.sessions)
-        self._penalty = torch.zeros(self.sessions, self.world.num_items, device=self.device)
+        self._penalty = self._unasked(self.state.user)
         self.reading = self.stage.reading.rows(self.state.user)
         return self.observe()
 
@@ -132,16 +133,22 @@ class BatchedEnv:
             fresh = session.begin(self.world, self.users, self.seed, self.state.session + self.sessions)
             self.state = self.state.where(done, fresh)
             self.traces = self.traces.reset(done)
-            self._penalty[done] = 0.0
+            self._penalty[done] = self._unasked(self.state.user[done])
             self.reading = self.stage.reading.rows(self.state.user)
         return self.observe()
+
+    def _unasked(self, users: Tensor) -> Tensor:
+        """What may not be shown at the start of a session `(B, N)`: the items of the user's history."""
+        penalty = torch.zeros(len(users), self.world.num_items, device=self.device)
+        mask_items(penalty, self.world.history.items[users])
+        return penalty
 
     def observe(self) -> dict[str, Tensor]:
         """`{agent: (B, d_obs)}` of the sessions as they stand."""
         return self.ensemble.observe(self.reading, self.traces, self.state.step / self.horizon)
 
     def unseen(self, scores: Tensor) -> Tensor:
-        """`scores` `(B, N)` with the items already shown far below the rest."""
+        """`scores` `(B, N)` with the items of the history and those already shown far below the rest."""
         return scores + self._penalty
 
     # --- act
@@ -161,11 +168,13 @@ class BatchedEnv:
 
     def show(self, slate: Tensor) -> Step:
         """One step with a slate `(B, K)` from outside the team: how a yardstick plays."""
-        return self._show(slate, self.ensemble.ask(self.reading, self.traces, {}), self.ensemble.weigh({}, self.sessions), None)
+        return self._show(
+            slate, self.ensemble.ask(self.reading, self.traces, {}), self.ensemble.weigh({}, self.sessions), None
+        )
 
     def _show(self, slate: Tensor, queries: list[Tensor], weights: Tensor, ballots: Ballots | None) -> Step:
         self.state, response = session.respond(self.world, self.state, slate, self.seed)
-        self._penalty.scatter_(1, slate, SHOWN_PENALTY)
+        self._penalty.scatter_(1, slate, MASK)
         self.traces = self.ensemble.remember(self.traces, queries, slate, response.click)
         return Step(
             observations=self.observe(),

@@ -64,7 +64,13 @@ ASPECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Aspects of an item, praised and blamed."""
 
-OPENINGS = ("Watched it on a Sunday", "A friend told me of this", "I came to it late", "Second time for me", "Seen in one go")
+OPENINGS = (
+    "Watched it on a Sunday",
+    "A friend told me of this",
+    "I came to it late",
+    "Second time for me",
+    "Seen in one go",
+)
 
 _ADJECTIVES = ("Last", "Silent", "Golden", "Hidden", "Broken", "Endless", "Northern", "Second", "Crimson", "Borrowed")
 _NOUNS = ("Promise", "Harbour", "Winter", "Signal", "Garden", "Road", "Shadow", "Letter", "Hour", "Horizon", "Stranger")

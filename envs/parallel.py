@@ -118,5 +118,3 @@ class ConcertEnv(ParallelEnv[str, Array, Array]):
         return {
             agent: rows[0].clamp(-OBSERVATION_LIMIT, OBSERVATION_LIMIT).numpy() for agent, rows in observations.items()
         }
-
-

@@ -27,11 +27,15 @@ def step_text(env: BatchedEnv, step: Step, row: int = 0) -> str:
         for place, name in enumerate(env.recommenders):
             items = step.ballots.items[row, place, :PROPOSALS].tolist()
             weight = float(step.weights[row, place])
-            lines.append(f"  {name:<10} weight {weight:.2f}  proposes {'; '.join(_title(env, item) for item in items)} ...")
+            lines.append(
+                f"  {name:<10} weight {weight:.2f}  proposes {'; '.join(_title(env, item) for item in items)} ..."
+            )
     lines.append("  slate")
     lines += [f"    {place:>2}. {text}" for place, text in enumerate(_slate(env, step, row), start=1)]
     clicks = int(step.response.click[row].sum())
-    ending = "; the user leaves" if bool(step.terminated[row]) else ("; the horizon" if bool(step.truncated[row]) else "")
+    ending = (
+        "; the user leaves" if bool(step.terminated[row]) else ("; the horizon" if bool(step.truncated[row]) else "")
+    )
     patience = float(env.state.patience[row].clamp_min(0.0))
     lines.append(f"  {clicks} clicks, reward {float(step.reward[row]):.2f}, patience left {patience:.1f}{ending}")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ BATCH, LEARNING_RATE = 8192, 0.02
 SMALLEST_BATCH, LEAST_STEPS = 256, 16
 """A small log is learned from in smaller batches, so that an epoch still has (about) this many steps."""
 
-EPOCHS, PATIENCE = 40, 3
+EPOCHS, PATIENCE = 60, 3
 EPOCH_PAIRS = 500_000
 """Pairs learned from in an epoch, at most."""
 

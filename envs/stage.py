@@ -14,7 +14,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -87,10 +89,13 @@ def _key(experiment: Experiment, dataset: Dataset | None) -> str:
 def _make(experiment: Experiment, dataset: Dataset | None, say: Say) -> Stage:
     world, towers = _built_in(experiment, say) if dataset is None else _fitted(experiment, dataset, say)
     if world.num_items < experiment.env.slate:
-        raise InputError(f"{world.name}: {world.num_items} items cannot fill a slate of {experiment.env.slate}; set env.slate")
+        raise InputError(
+            f"{world.name}: {world.num_items} items cannot fill a slate of {experiment.env.slate}; set env.slate"
+        )
     equal = torch.full((len(towers),), 1.0 / len(towers))
     ensemble = Ensemble(towers, experiment.fusion, equal)
-    draft = Stage(experiment, world, ensemble, ensemble.read(world.history), equal, (0.0, 0.0))
+    data = _facts(experiment, world, dataset)
+    draft = Stage(experiment, world, ensemble, ensemble.read(world.history), equal, (0.0, 0.0), data)
 
     def rehearsal(sessions: int) -> BatchedEnv:
         return BatchedEnv(draft, sessions=sessions, seed=derive(experiment.seed, SEARCH))
@@ -107,7 +112,25 @@ def _weighted(draft: Stage, best: torch.Tensor, rule: tuple[float, float]) -> St
     named = {"best": best, "equal": equal}
     weights = named[wanted] if isinstance(wanted, str) else torch.tensor(wanted, dtype=torch.float32)
     ensemble = Ensemble(draft.ensemble.towers, draft.ensemble.fusion, weights)
-    return Stage(draft.experiment, draft.world, ensemble, draft.reading, best, rule)
+    return replace(draft, ensemble=ensemble, best_static=best, horizon_rule=rule)
+
+
+def _facts(experiment: Experiment, world: World, dataset: Dataset | None) -> dict[str, Any]:
+    """What the logs were, for the run."""
+    if dataset is None:
+        parts = json.dumps([experiment.world.model_dump(mode="json"), __version__], sort_keys=True)
+        digest = hashlib.sha256(parts.encode()).hexdigest()
+        return {
+            "name": "builtin",
+            "digest": digest,
+            "source": "generated",
+            "users": len(world.user_ids),
+            "items": world.num_items,
+        }
+    counts = dataset.manifest.model_dump(
+        mode="json", include={"interactions", "users", "items", "edges", "rejected", "first", "last"}
+    )
+    return {"name": dataset.path.name, "digest": dataset.digest, "source": str(dataset.path), **counts}
 
 
 def _telling(say: Say) -> Callable[[str, int, int, float], None]:
@@ -123,8 +146,10 @@ def _built_in(experiment: Experiment, say: Say) -> tuple[World, dict[str, Tower]
 def _fitted(experiment: Experiment, dataset: Dataset, say: Say) -> tuple[World, dict[str, Tower]]:
     logs = dataset.logs()
     split = split_by_time(logs)
-    say(f"{len(logs):,} interactions: {split.train.sum():,} train, {split.validation.sum():,} validation, "
-        f"{split.test.sum():,} test; {split.cold_users.sum():,} cold users, {split.cold_items.sum():,} cold items")
+    say(
+        f"{len(logs):,} interactions: {split.train.sum():,} train, {split.validation.sum():,} validation, "
+        f"{split.test.sum():,} test; {split.cold_users.sum():,} cold users, {split.cold_items.sum():,} cold items"
+    )
     towers = fit_towers(dataset.train_logs(split), experiment.agents, experiment.seed, _telling(say))
     features = towers["content"].item_vectors.numpy() if "content" in towers else None
     say("fitting the response model: the users who will respond")
@@ -156,6 +181,7 @@ def save_stage(stage: Stage, folder: Path) -> None:
         "report": world.report,
         "mechanics": world.mechanics.model_dump(mode="json"),
         "horizon_rule": stage.horizon_rule,
+        "data": stage.data,
     }
     (draft / "stage.json").write_text(json.dumps(words), "utf-8")
     try:
@@ -173,9 +199,9 @@ def load_stage(folder: Path, experiment: Experiment) -> Stage:
     tensors = load_file(folder / "world.safetensors")
     weights, best = tensors.pop("stage.weights"), tensors.pop("stage.best_static")
     history = History(**{name: tensors.pop(f"history.{name}") for name in ("items", "ratings", "weights")})
-    rule = tuple(words.pop("horizon_rule"))
+    rule, data = tuple(words.pop("horizon_rule")), words.pop("data")
     mechanics = Mechanics.model_validate(words.pop("mechanics"))
     texts = {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
     world = World(**tensors, **texts, history=history, mechanics=mechanics)
     ensemble = Ensemble(load_towers(folder / "towers"), experiment.fusion, weights)
-    return Stage(experiment, world, ensemble, ensemble.read(history), best, rule)
+    return Stage(experiment, world, ensemble, ensemble.read(history), best, rule, data)

@@ -63,9 +63,5 @@ class World:
         return int(self.item_topic.max()) + 1
 
     def to(self, device: torch.device | str) -> World:
-        moved = {
-            name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor | History)
-        }
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | History)}
         return replace(self, **moved)

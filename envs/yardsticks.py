@@ -1,9 +1,9 @@
 """Fixed policies that every result is held against, played through the same environment as the team.
 
-    random, popular                  know nothing of the user
-    cf, content, sentiment           one agent alone
-    equal_weights, best_static       all agents under fixed weights; the best are searched on training users
-    greedy_oracle, horizon_oracle    see tastes and satiation; the second also what a slate does to the next ones
+random, popular                  know nothing of the user
+cf, content, sentiment           one agent alone
+equal_weights, best_static       all agents under fixed weights; the best are searched on training users
+greedy_oracle, horizon_oracle    see tastes and satiation; the second also what a slate does to the next ones
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Outcome:
 
 
 @torch.no_grad()
-def play(env: BatchedEnv, act: Act, numbers: Tensor | None = None, watch: Callable[[Step], None] | None = None) -> Outcome:
+def play(
+    env: BatchedEnv, act: Act, numbers: Tensor | None = None, watch: Callable[[Step], None] | None = None
+) -> Outcome:
     """Plays the env's sessions to their ends; a session that ended is stepped on with the rest but counts no more."""
     observations = env.reset() if numbers is None else env.start(numbers)
     returns = torch.zeros(env.sessions, device=env.device)
@@ -127,7 +129,9 @@ SPREADS = (0.0, 0.2, 0.5)
 
 def search_horizon(env: BatchedEnv) -> tuple[float, float]:
     """Caution and spread of the horizon-aware oracle with the best mean return on the env's sessions."""
-    tried = {pair: play(env, horizon_oracle(*pair)).returns.mean().item() for pair in itertools.product(CAUTIONS, SPREADS)}
+    tried = {
+        pair: play(env, horizon_oracle(*pair)).returns.mean().item() for pair in itertools.product(CAUTIONS, SPREADS)
+    }
     return max(tried, key=lambda pair: tried[pair])
 
 
@@ -138,7 +142,7 @@ def simplex(agents: int, parts: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32) / parts
 
 
-def search_weights(make_env: Callable[[int], BatchedEnv], sessions: int = 4096, rounds: int = 3) -> Tensor:
+def search_weights(make_env: Callable[[int], BatchedEnv], sessions: int = 2048, rounds: int = 3) -> Tensor:
     """The best static weights `(A,)`, by successive halving over a grid of the simplex.
 
     Each round plays `sessions` in all, shared out among the weights still in the running, and keeps the better third;

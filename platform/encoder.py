@@ -71,6 +71,8 @@ class Encoder:
     def encode(self, texts: Sequence[str], progress: EncodeProgress | None = None) -> NDArray[np.float32]:
         """Unit vectors `(n, dim)` of n texts, from the cache where they are in it.
 
+        On a CPU a text's vector has the same bits whatever else is encoded with it.
+
         Raises:
             InputError: the model or the cache cannot be used.
         """

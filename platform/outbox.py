@@ -172,8 +172,11 @@ class Outbox:
         self.reason = reason
         self._retry_at = time.monotonic() + BACK_OFF_S
         where = self.home / self.name
-        _log.warning("the tracking server %s does not answer; the run goes on and is kept in %s",
-                     redact(self.destination.uri), where)
+        _log.warning(
+            "the tracking server %s does not answer; the run goes on and is kept in %s",
+            redact(self.destination.uri),
+            where,
+        )
 
     def _send(self, record: Record, payload: Path | None) -> None:
         answer = self.destination.send(self.run_id, record.kind, record.data, payload, again=record.again)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .destination import quiet, reason
-from .errors import ConcertError
+from .destination import local_uri, quiet, reason, redact
+from .errors import ConcertError, InputError
+from .settings import TrackingSettings
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -36,3 +38,19 @@ def save_team(
             pyfunc.load_model(str(place)).predict(example)
     except Exception as error:  # anything at all in the model's code
         raise ConcertError(f"the team in {folder} cannot be saved as an MLflow model: {reason(error)}") from error
+
+
+def download_model(uri: str, tracking_uri: str | None) -> Path:
+    """The local folder of an MLflow model, fetched where it is not on this machine.
+
+    Raises:
+        InputError: MLflow has no such model, or does not answer.
+    """
+    with quiet():
+        import mlflow
+
+        target = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri(Path(TrackingSettings().folder))
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=target, registry_uri=target))
+        except Exception as error:  # MLflow raises of many kinds, its own and its stores'
+            raise InputError(f"{uri}: not found in MLflow at {redact(target)}: {reason(error)}") from None

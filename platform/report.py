@@ -109,7 +109,7 @@ def build_report(report: ReportInput) -> str:
     ]
     body = "\n".join(part for part in parts if part)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    head = f'<head>{head}<style>{_STYLE}</style></head>'
+    head = f"<head>{head}<style>{_STYLE}</style></head>"
     return f'<!doctype html>\n<html lang="en">{head}\n<body>\n{body}\n</body></html>\n'
 
 

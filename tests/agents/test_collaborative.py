@@ -84,8 +84,8 @@ def test_profile_is_near_the_users_factor_of_a_converged_fit(monkeypatch: pytest
     kept = []
     fit = als.AlternatingLeastSquares.fit
 
-    def spy(self: als.AlternatingLeastSquares, *args: object, **kwargs: object) -> None:
-        fit(self, *args, **kwargs)
+    def spy(self: als.AlternatingLeastSquares, confidence: csr_matrix, show_progress: bool) -> None:
+        fit(self, confidence, show_progress)
         kept.append(self)
 
     monkeypatch.setattr(als.AlternatingLeastSquares, "fit", spy)
@@ -139,7 +139,9 @@ def test_one_interaction_is_enough_and_none_is_not() -> None:
 
 def test_beats_popularity_on_movielens(data_folder: Path) -> None:
     """Ranks each user's last fifth of positives; item kNN reaches about .078 there, popularity .062."""
-    table = pd.read_csv(data_folder / "ml-latest-small" / "ratings.csv.gz").sort_values(["userId", "timestamp", "movieId"])
+    table = pd.read_csv(data_folder / "ml-latest-small" / "ratings.csv.gz").sort_values(
+        ["userId", "timestamp", "movieId"]
+    )
     users, items = np.unique(table.userId, return_inverse=True)[1], np.unique(table.movieId, return_inverse=True)[1]
     logs = make(users, items, table.rating.to_numpy(), users.max() + 1, items.max() + 1)
     liked = pd.Series(logs.positive).groupby(users)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from concertrl.agents.profiles import PROFILES, calibrated, profile
+from concertrl.agents.profiles import PROFILES, calibrated, centred_ratings, profile
 from concertrl.agents.tower import PAD, History, Tower
 from concertrl.platform.errors import InputError
 from concertrl.platform.logs import Logs
@@ -40,6 +40,16 @@ def test_a_row_has_the_same_bits_in_any_batch(kind: str, users: int, length: int
 
 
 @pytest.mark.parametrize("kind", PROFILES)
+@pytest.mark.parametrize("dim", [9, 24, 32])
+def test_a_row_has_the_same_bits_in_a_large_batch(kind: str, dim: int) -> None:
+    subject, history = tower(kind, dim), histories(1200, 20)
+    together = profile(subject, history)
+    for users in (1, 2, 9):
+        parts = [profile(subject, history.rows(torch.arange(at, at + users))) for at in range(0, 36, users)]
+        torch.testing.assert_close(torch.cat(parts), together[:36], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", PROFILES)
 def test_chunks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     subject, history = tower(kind, 32), histories(53, 20)
     whole = profile(subject, history)
@@ -60,6 +70,12 @@ def test_no_history_gets_the_prior(kind: str) -> None:
     subject = tower(kind, 16)
     nothing = History(torch.full((2, 3), PAD), torch.zeros(2, 3), torch.zeros(2, 3))
     torch.testing.assert_close(profile(subject, nothing), 2 * subject.extras["prior"].expand(2, -1))
+
+
+@pytest.mark.parametrize("kind", PROFILES)
+def test_a_history_of_no_length(kind: str) -> None:
+    query = profile(tower(kind, 16), histories(3, 0))
+    assert query.shape == (3, 16) and query.isfinite().all() and (query != 0).any(1).all()
 
 
 def test_no_users() -> None:
@@ -100,11 +116,19 @@ def test_sensitivity_grows_with_agreement_and_stays_positive() -> None:
     assert agrees > 1.5 and 0 < against < 0.1 and against < level < 1 and unrated == 1.0
 
 
+def test_a_users_own_level_is_taken_out_of_the_ratings() -> None:
+    history = History(torch.tensor([[0, 1, PAD]]), torch.tensor([[5.0, 4.0, 0.0]]), torch.ones(1, 3))
+    stars, rated = centred_ratings(history, torch.tensor(3.0))
+    own = (2.0 + 1.0) / (2 + 5)
+    torch.testing.assert_close(stars, torch.tensor([[2 - own, 1 - own, 0.0]]))
+    assert rated.tolist() == [[True, True, False]]
+
+
 def test_sensitivity_is_the_posterior_mean() -> None:
     slope, noise = 0.4, 0.8
     subject = response_tower([1.0, -2.0, 0.5], [3.0, slope, noise, 0.0])
     history = History(torch.tensor([[0, 1, 2]]), torch.tensor([[4.0, 2.0, 3.0]]), torch.ones(1, 3))
-    z, y = np.array([1.0, -2.0, 0.5]), np.array([1.0, -1.0, 0.0])
+    z, y = np.array([1.0, -2.0, 0.5]), np.array([1.0, -1.0, 0.0])  # stars less 3, the user's mean
     expected = (1 / 0.25 + slope * (z * y).sum() / noise) / (1 / 0.25 + slope**2 * (z**2).sum() / noise)
     assert profile(subject, history).item() == pytest.approx(expected, rel=1e-5)
 

@@ -47,7 +47,9 @@ def reviewed() -> Logs:
     users, items = np.repeat(np.arange(40), 8), draw.integers(0, 10, 320)
     good = draw.random(320) < np.where(users < 20, items / 9, 0.5)
     words = draw.integers(0, 5, (320, 2))
-    reviews = [", ".join((PRAISE if liked else BLAME)[word] for word in row) for liked, row in zip(good, words, strict=True)]
+    reviews = [
+        ", ".join((PRAISE if liked else BLAME)[word] for word in row) for liked, row in zip(good, words, strict=True)
+    ]
     return make(np.where(good, 5.0, 1.0), users, items, tuple(reviews))
 
 
@@ -88,6 +90,17 @@ def test_few_reviews_are_drawn_to_the_catalog_mean(encoder: Encoder) -> None:
     assert weak < 0.5 * strong
 
 
+def test_the_catalog_mean_is_what_an_item_starts_from(encoder: Encoder) -> None:
+    """Nearly all is praised: one word of praise does not put an item below the others."""
+    users, items = np.repeat(np.arange(40), 8), np.append(np.arange(319) % 10, 10)
+    good = np.arange(320) % 11 != 1
+    reviews = tuple((PRAISE if liked else BLAME)[row % 5] for row, liked in enumerate(good))
+    logs = make(np.where(good, 5.0, 1.0), users, items, reviews)
+    assert good[-1] and good.mean() > 0.9
+    polarity = sentiment.fit(logs, SentimentSettings(), encoder, seed=0).item_vectors[:, 0]
+    assert polarity[10] > polarity[:10].mean()
+
+
 def test_a_stranger_and_an_unseen_user_have_a_query(encoder: Encoder) -> None:
     tower = sentiment.fit(reviewed(), SentimentSettings(), encoder, seed=0)
     items = torch.tensor([[PAD] * 6, [0, 9] * 3, [0, 9] * 3])
@@ -115,7 +128,7 @@ def test_a_raters_own_level_says_nothing_of_an_item(encoder: Encoder) -> None:
     users, items = np.repeat([0, 1], 20), np.tile([0, 1], 20) + np.repeat([0, 2], 20)
     ratings = np.where(items % 2 == 1, 5.0, 4.0) - 2 * (users == 1)
     tower = sentiment.fit(make(ratings, users, items, ("",) * 40), SentimentSettings(), encoder, seed=0)
-    worse_mild, better_mild, worse_strict, better_strict = tower.item_vectors[:4, 0]
+    worse_mild, better_mild, _, better_strict = tower.item_vectors[:4, 0]
     assert better_strict > worse_mild + 0.5 and (better_mild - better_strict).abs() < 0.5
 
 
@@ -151,13 +164,12 @@ def test_no_interaction_at_all(encoder: Encoder) -> None:
 
 
 def test_head_reads_real_opinions(encoder: Encoder, data_folder: Path) -> None:
-    """600 sentences of film reviews (Pang and Lee 2005), half of them praise, as if each were a rated review."""
-    texts = [
-        line
-        for name in ("pos", "neg")
-        for line in gzip.open(data_folder / "rt-polarity" / f"rt-polarity.{name}.gz", "rt", encoding="latin-1").readlines()[:300]
-    ]
-    users, items = np.arange(600) % 40, np.arange(600) % ITEMS
-    logs = make(np.repeat([5.0, 1.0], 300), users, items, tuple(texts))
+    """400 sentences of film reviews (Pang and Lee 2005), half of them praise, as if each were a rated review."""
+    texts = []
+    for name in ("pos", "neg"):
+        with gzip.open(data_folder / "rt-polarity" / f"rt-polarity.{name}.gz", "rt", encoding="latin-1") as file:
+            texts += file.readlines()[:200]
+    users, items = np.arange(400) % 40, np.arange(400) % ITEMS
+    logs = make(np.repeat([5.0, 1.0], 200), users, items, tuple(texts))
     tower = sentiment.fit(logs, SentimentSettings(), encoder, seed=0)
     assert float(tower.facts["head_auc"][:5]) > 0.75

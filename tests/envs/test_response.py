@@ -123,16 +123,14 @@ def test_threads_are_left_as_they_were_and_change_nothing() -> None:
 
 def test_validation_chooses_the_prior_and_the_epoch() -> None:
     logs = random_logs(40, 30, each=12)
-    logs.ratings[:] = np.where((logs.users + logs.items) % 2 == 0, 5, 1)
+    noise = np.random.default_rng(0).random(len(logs)) < 0.3
+    logs.ratings[:] = np.where(((logs.users + logs.items) % 2 == 0) ^ noise, 5, 1)
     train, held = logs.rows(logs.timestamps % 4 > 0), logs.rows(logs.timestamps % 4 == 0)
     items, validation = item_inputs(logs, None), labelled_pairs(held, seen_keys(logs), seed=1)
     tuned = tune_response(train, items, 4, 0, validation)
     assert 1 < tuned.epochs < EPOCHS
-    fits = {
-        (std, n): fit_response(train, items, 4, 0, std, epochs=n)
-        for std in FACTOR_STDS
-        for n in range(1, tuned.epochs + 2)
-    }
+    grid = [(std, n) for std in FACTOR_STDS for n in range(1, tuned.epochs + 2)]
+    fits = {(std, n): fit_response(train, items, 4, 0, std, epochs=n) for std, n in grid}
     losses = {key: _log_loss(fit.model, validation) for key, fit in fits.items()}
     assert (tuned.factor_std, tuned.epochs) == min(losses, key=lambda key: losses[key])
     assert tuned.loss == pytest.approx(min(losses.values()), abs=1e-6)

@@ -14,7 +14,13 @@ from concertrl.platform.encoder import Encoder
 from concertrl.platform.errors import InputError
 from concertrl.platform.settings import EncoderSettings
 
-TEXTS = ["A warm, full sound.", "It broke after a week!", "sci-fi", "", "Space opera with robots and a love story. " * 9]
+TEXTS = [
+    "A warm, full sound.",
+    "It broke after a week!",
+    "sci-fi",
+    "",
+    "Space opera with robots and a love story. " * 9,
+]
 
 
 def encoder(folder: Path, **settings: object) -> Encoder:
@@ -36,7 +42,9 @@ def test_vectors_are_unit_rows_in_the_order_of_the_texts(warm: tuple[Path, np.nd
 
 
 def test_meaning_is_near(tmp_path: Path) -> None:
-    film, near, far = encoder(tmp_path).encode(["a science fiction film", "a movie about space ships", "a guitar cable"])
+    film, near, far = encoder(tmp_path).encode(
+        ["a science fiction film", "a movie about space ships", "a guitar cable"]
+    )
     assert film @ near > film @ far + 0.2
 
 
@@ -184,7 +192,7 @@ def test_write_whole_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["no/such-model", "no such model!", "a/b/c"])
 def test_an_unknown_model_is_one_line(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="no such folder.*packaged: all-MiniLM-L6-v2") as caught:
+    with pytest.raises(InputError, match=r"no such folder.*packaged: all-MiniLM-L6-v2") as caught:
         encoder(tmp_path, model=name).encode(["text"])
     assert "\n" not in str(caught.value)
 

@@ -195,8 +195,11 @@ def test_a_kill_between_sending_and_marking_sends_nothing_twice(folder: Path, mo
 
     sent: list[int] = []
     log_batch = box.destination.client.log_batch
-    monkeypatch.setattr(type(box.destination.client), "log_batch", lambda _, run, metrics: (
-        sent.extend(metric.step for metric in metrics), log_batch(run, metrics=metrics)))
+    monkeypatch.setattr(
+        type(box.destination.client),
+        "log_batch",
+        lambda _, run, metrics: (sent.extend(metric.step for metric in metrics), log_batch(run, metrics=metrics)),
+    )
     monkeypatch.setattr(Spool, "mark", dies)
     with pytest.raises(KeyboardInterrupt):
         box.drain()

@@ -1,0 +1,214 @@
+"""The command line: `concertrl VERB ...`, or `python -m concertrl VERB ...`.
+
+Exit status 0: done; 1: failed, with the reason in one line; 2: input that cannot be used, with what and where.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .platform.errors import ConcertError, InputError
+from .platform.experiment import load_experiment, packaged_experiments, settings_help
+from .platform.settings import Experiment
+
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of standard output."
+)
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns our errors into one line on standard error and an exit status."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConcertError as error:
+            click.echo(f"concertrl: {error}", err=True)
+            sys.exit(error.exit_status)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="concertrl")
+def main() -> None:
+    """Train a team of recommender agents by reinforcement learning.
+
+    \b
+    concertrl train                                  the default team on the built-in world
+    concertrl ingest movielens PATH --out data/ml    logs into a dataset
+    concertrl train movielens dataset=data/ml        a team from that dataset
+    concertrl ui                                     look at the runs
+    """
+
+
+@main.command()
+@click.argument("source")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset.")
+@click.option("--map", "mapping", multiple=True, metavar="FIELD=COLUMN", help="Which column holds a field; repeatable.")
+@JSON
+@reported
+def ingest(source: str, path: Path, out: Path, mapping: tuple[str, ...], as_json: bool) -> None:
+    """Read raw logs into a dataset folder.
+
+    SOURCE is movielens, amazon, csv, parquet or jsonl. Rows that cannot be used are kept in rejected.parquet.
+
+    \b
+    concertrl ingest movielens ml-latest-small --out data/ml
+    concertrl ingest csv clicks.csv --out data/mine --map user_id=customer --map item_id=sku --map timestamp=time
+    """
+    from .platform.ingest import ingest as read
+
+    def pair(text: str) -> tuple[str, str]:
+        field, equals, column = text.partition("=")
+        if not (field and equals and column):
+            raise InputError(f"--map {text}: write FIELD=COLUMN, such as user_id=customer")
+        return field, column
+
+    terminal = sys.stderr.isatty()
+
+    def progress(rows: int, done: int, total: int) -> None:
+        share = f"{100 * done / total:3.0f} %  " if total else ""
+        click.echo(f"\r{share}{rows:,} rows", err=True, nl=not terminal)
+
+    found = read(
+        source,
+        path,
+        out,
+        mapping=dict(map(pair, mapping)) or None,
+        progress=progress,
+        on_reject=lambda line: click.echo(line, err=True),
+    )
+    if terminal:
+        click.echo("", err=True)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    span = f", {found['first'][:10]} to {found['last'][:10]}" if found["first"] else ""
+    click.echo(
+        f"{found['interactions']:,} interactions of {found['users']:,} users, {found['items']:,} items, "
+        f"{found['edges']:,} edges{span}; {found['rejected']:,} rows rejected\n{found['path']}"
+    )
+
+
+def _experiment(source: str, overrides: tuple[str, ...]) -> tuple[Experiment, str]:
+    if "=" in source:  # no experiment named: the first word is an override
+        source, overrides = "builtin", (source, *overrides)
+    words = [part for part in (source, *overrides) if "tracking.uri" not in part]
+    return load_experiment(source, overrides), shlex.join(["concertrl", "train", *words])
+
+
+@main.command(epilog=settings_help())
+@click.argument("experiment", default="builtin")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@JSON
+@reported
+def train(experiment: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train a team, judge it against every yardstick, and register it.
+
+    EXPERIMENT is a packaged name or the path of a YAML file. Any key can be set by its dotted path.
+
+    \b
+    concertrl train
+    concertrl train movielens dataset=data/ml seed=1 train.iterations=100
+    """
+    settings, command = _experiment(experiment, overrides)
+    from .experiments.progress import Narrator
+    from .experiments.train import train as run
+
+    result = run(settings, narrator=Narrator.on_terminal(results=not as_json), command=command)
+    if as_json:
+        click.echo(json.dumps(result.as_dict()))
+
+
+@main.group()
+def benchmark() -> None:
+    """Measure ConcertRL against its peers, side by side in one run."""
+
+
+@benchmark.command()
+@click.option(
+    "--rounds", default=5, show_default=True, type=click.IntRange(1), help="Interleaved rounds; medians are reported."
+)
+@JSON
+@reported
+def throughput(rounds: int, as_json: bool) -> None:
+    """Sampling and training against stock RLlib and plain PyTorch, one process, one thread.
+
+    \b
+    concertrl benchmark throughput --rounds 7
+    """
+    from .experiments.benchmark_throughput import measure, report
+
+    found = measure(rounds, lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(found.as_dict()) if as_json else report(found))
+
+
+@main.command()
+@click.option(
+    "--folder", default="runs", show_default=True, type=click.Path(path_type=Path), help="Tracking folder of the runs."
+)
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@reported
+def ui(folder: Path, port: int) -> None:
+    """Open the MLflow UI on the runs of this folder, on loopback only.
+
+    \b
+    concertrl ui --port 5001
+    """
+    from .platform.destination import local_uri, redact
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(folder)
+    if uri == local_uri(folder) and not (folder / "mlflow.db").is_file():
+        raise InputError(f"{folder}: no runs here yet; `concertrl train` makes one, or give --folder")
+    click.echo(f"http://127.0.0.1:{port}  ({redact(uri)}); stop with Ctrl-C", err=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    # The address goes by the environment, where a password in it is not seen in the list of processes.
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}
+    try:
+        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+@main.command()
+@click.option(
+    "--folder", default="runs", show_default=True, type=click.Path(path_type=Path), help="Tracking folder of the runs."
+)
+@click.option("--uri", default=None, help="Tracking URI, where the runs were given one.")
+@reported
+def deliver(folder: Path, uri: str | None) -> None:
+    """Send MLflow what earlier runs could not deliver while it was down.
+
+    \b
+    concertrl deliver --uri http://127.0.0.1:5000
+    """
+    from .platform.outbox import deliver as send
+
+    found = send(folder.resolve(), uri)
+    click.echo(f"{found.delivered:,} records delivered, {found.left:,} left")
+    if found.left:
+        raise ConcertError(f"{found.left:,} records wait in {found.where}: {found.reason}")
+
+
+@main.command()
+def experiments() -> None:
+    """List the packaged experiments."""
+    click.echo("\n".join(packaged_experiments()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a training run puts into MLflow: settings and data at the start; pictures, report and the team at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .. import __version__
+from ..agents import serving_path
+from ..agents.team import Team
+from ..envs import BatchedEnv, Stage
+from ..envs.render import session_start, step_text
+from ..platform import plots
+from ..platform.experiment import resolved_yaml
+from ..platform.report import ReportInput, build_report, text_table
+from ..platform.tracking import Run
+from .judge import Judge, Score, team_act
+
+if TYPE_CHECKING:
+    from .train import History
+
+SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
+"""What a served team imports, beside this package; Ray is not among it."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that is told of a finished run."""
+
+    stage: Stage
+    team: Team
+    judge: Judge
+    scores: dict[str, Score]
+    rows: list[dict[str, Any]]
+    history: History
+    lost: dict[str, tuple[float, float, float]]
+    seconds: float
+    env_steps: int
+    command: str
+
+
+def tags(stage: Stage) -> dict[str, str]:
+    """Tags to filter runs by."""
+    experiment = stage.experiment
+    return {
+        "concertrl.version": __version__,
+        "concertrl.experiment": experiment.name,
+        "concertrl.world": experiment.world.kind,
+        "concertrl.fusion": experiment.fusion.method,
+        "concertrl.algorithm": experiment.train.algorithm,
+        "concertrl.data": str(stage.data["digest"])[:16],
+        "concertrl.seed": str(experiment.seed),
+    }
+
+
+def inputs(run: Run, stage: Stage, command: str) -> None:
+    """Logs every parameter, the resolved config, the data, and what is known of the world and the towers."""
+    experiment = stage.experiment
+    settings = experiment.model_dump(mode="json")
+    settings["tracking"].pop("uri")  # it may hold a password
+    run.log_params(settings)
+    shown = experiment.model_copy(update={"tracking": experiment.tracking.model_copy(update={"uri": None})})
+    run.log_text(resolved_yaml(shown), "config.yaml")
+    counts = {name: value for name, value in stage.data.items() if name not in ("name", "digest", "source")}
+    run.log_dataset(stage.data["name"], stage.data["digest"], stage.data["source"], counts)
+    run.log_metrics({f"world/{name}": value for name, value in stage.world.report.items()}, 0)
+    facts = {name: tower.facts for name, tower in stage.ensemble.towers.items()}
+    run.log_text(json.dumps(facts, indent=2), "agents.json")
+    versions = {name: metadata.version(name) for name in ("ray", "torch", "mlflow", "pettingzoo", "transformers")}
+    run.log_text(json.dumps({"python": sys.version.split()[0], **versions}, indent=2), "versions.json")
+    if command:
+        run.tag(**{"concertrl.command": command})
+
+
+def outcome(run: Run, story: Story) -> str:
+    """Logs the table, the pictures, the report and a session, and registers the team. Returns the model's URI."""
+    pictures = draw(story)
+    for name, (_, figure) in pictures.items():
+        run.log_figure(figure, f"plots/{name}.png")
+    run.log_text(json.dumps(story.rows, indent=2), "table.json")
+    run.log_text(text_table(story.rows), "table.txt")
+    run.log_text(a_session(story), "session.txt")
+    run.log_metrics(_final(story), story.env_steps)
+    model_uri = register(run, story)
+    run.log_text(build_report(_report(run, story, pictures, model_uri)), "report.html")
+    return model_uri
+
+
+def draw(story: Story) -> dict[str, tuple[str, Figure]]:
+    """The pictures: `{file name: (title, figure)}`."""
+    history, names = story.history, story.stage.ensemble.recommenders
+    levels = {name: score.returns.mean for name, score in story.scores.items() if name != "team"}
+    weights, low, high = story.judge.weights_through_session(team_act(story.team))
+    pictures = {
+        "learning_curve": (
+            "The team while it learns",
+            plots.learning_curve(history.steps, history.mean, levels, history.low, history.high),
+        ),
+        "policies": ("Every policy, on the same sessions", plots.forest(story.rows)),
+        "fusion_weights": ("Fusion weights through a session", plots.session_weights(weights, names, low, high)),
+    }
+    if story.lost:
+        values = np.array(list(story.lost.values()))
+        figure = plots.contributions(list(story.lost), values[:, 0], values[:, 1], values[:, 2])
+        pictures["contributions"] = ("What each agent adds", figure)
+    return pictures
+
+
+def a_session(story: Story) -> str:
+    """One judged session of the trained team, in words."""
+    env = BatchedEnv(story.stage, sessions=1, seed=story.stage.experiment.seed, users="judge")
+    observations, lines = env.observe(), [session_start(env)]
+    for _ in range(env.horizon):
+        step = env.step(story.team.act(observations))
+        lines.append(step_text(env, step))
+        observations = step.observations
+        if bool(step.done.all()):
+            break
+    return "\n\n".join(lines) + "\n"
+
+
+def register(run: Run, story: Story) -> str:
+    """Saves the team, registers it under the experiment's model name and points the alias at it."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    experiment = story.stage.experiment
+    world = story.stage.world
+    known = [item for item in world.history.items[0].tolist() if item >= 0][-5:] or [0]
+    example = {"history": [world.item_ids[item] for item in known]}
+    signature = ModelSignature(
+        inputs=Schema(
+            [ColSpec(Array(DataType.string), "history", required=False), ColSpec("string", "user_id", required=False)]
+        ),
+        outputs=Schema([ColSpec(Array(DataType.string), "slate")]),
+        params=ParamSchema([ParamSpec("k", DataType.long, experiment.env.slate)]),
+    )
+    with tempfile.TemporaryDirectory() as place:
+        story.team.save(Path(place) / "team")
+        return run.log_team(
+            Path(place) / "team",
+            code_path=serving_path(),
+            signature=signature,
+            input_example=[example],
+            registered_name=experiment.tracking.model or f"concertrl-{experiment.name}",
+            alias=experiment.tracking.alias,
+            pip_requirements=[
+                f"concertrl=={__version__}",
+                *(f"{name}=={metadata.version(name).partition('+')[0]}" for name in SERVING_NEEDS),
+            ],
+            step=story.env_steps,
+        )
+
+
+def _final(story: Story) -> dict[str, float]:
+    """The table as metrics, so that runs can be compared by it."""
+    metrics = {
+        f"final/{row['policy']}/{key}": float(row[key]) for row in story.rows for key in ("return", "normalised")
+    }
+    team, static = story.scores["team"], story.scores["best_static"]
+    metrics |= {f"final/lost_without_{name}": lost for name, (lost, _, _) in story.lost.items()}
+    metrics["final/gain_over_best_static"] = (
+        team.returns.mean / static.returns.mean - 1.0 if static.returns.mean else 0.0
+    )
+    metrics["final/team/length"], metrics["final/team/clicks"] = team.length, team.clicks
+    return {**metrics, "seconds": story.seconds}
+
+
+def _report(run: Run, story: Story, pictures: dict[str, tuple[str, Figure]], model_uri: str) -> ReportInput:
+    stage, experiment = story.stage, story.stage.experiment
+    weights = zip(stage.ensemble.recommenders, stage.ensemble.weights.tolist(), strict=True)
+    facts = {
+        "MLflow run": run.run_id,
+        "seconds": story.seconds,
+        "env_steps": story.env_steps,
+        "seed": experiment.seed,
+        "static weights": ", ".join(f"{name} {weight:.2f}" for name, weight in weights),
+        "mean session of the team": f"{story.scores['team'].length:.1f} slates, {story.scores['team'].clicks:.1f} clicks",
+        "version": __version__,
+    }
+    return ReportInput(
+        name=experiment.name,
+        rows=story.rows,
+        pictures={title: figure for title, figure in pictures.values()},
+        agents={name: tower.facts for name, tower in stage.ensemble.towers.items()},
+        world=stage.world.report,
+        dataset={name: value for name, value in stage.data.items() if name != "source"},
+        command=story.command,
+        sessions=experiment.evaluate.seeds * experiment.evaluate.sessions,
+        seeds=experiment.evaluate.seeds,
+        look={
+            "the run's curves": f"concertrl ui --folder {experiment.tracking.folder}",
+            "the team": f"concertrl.load_team({model_uri!r})",
+            "one session, step by step": "session.txt, beside this report",
+            "all settings": "config.yaml, beside this report",
+        },
+        facts=facts,
+    )
