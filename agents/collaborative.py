@@ -1,4 +1,4 @@
-"""The collaborative tower: who liked what, factorised. Reads nothing of the items but their indices."""
+"""The collaborative tower: who liked what, factorised, and how many liked it. Reads nothing of the items themselves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,19 @@ def fit(logs: Logs, settings: CollaborativeSettings, seed: int) -> Tower:
         "items_without_vector": f"{unknown:,} of {logs.num_items:,}",
         "regularization": f"{regularization:.4g}",
     }
-    return calibrated(Tower("cf", vectors, "ridge", extras, facts), logs)
+    if settings.popularity == 0:
+        return calibrated(Tower("cf", vectors, "ridge", extras, facts), logs)
+    extras["pull"] = torch.tensor(settings.popularity, dtype=torch.float32)
+    facts["popularity"] = f"its logarithm weighs {settings.popularity:g} a standard deviation beside the factors"
+    vectors = torch.cat([vectors, _popularity(logs)], dim=1)
+    return calibrated(Tower("cf", vectors, "popular_ridge", extras, facts), logs)
+
+
+def _popularity(logs: Logs) -> torch.Tensor:
+    """`(N, 1)`: logarithm of how many liked the item, standardised over the catalog."""
+    counts = np.log1p(np.bincount(logs.items[logs.weights > 0], minlength=logs.num_items))
+    standard = (counts - counts.mean()) / max(float(counts.std()), 1e-6)
+    return torch.from_numpy(standard.astype(np.float32))[:, None]
 
 
 def _confidence(logs: Logs, alpha: float) -> csr_matrix:

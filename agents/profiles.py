@@ -93,6 +93,16 @@ def ridge(tower: Tower, history: History) -> Tensor:
     return torch.cholesky_solve(target[:, :, None], torch.linalg.cholesky(system))[:, : tower.dim, 0]
 
 
+def popular_ridge(tower: Tower, history: History) -> Tensor:
+    """`ridge` on all columns but the last, whose weight is `pull` for everyone: the item's popularity.
+
+    The factor of a user with little history is short, so popularity leads there, and alone for a stranger; the more is
+    known of a user, the longer the factor and the less popularity counts. Extras: those of `ridge`, and `pull` scalar.
+    """
+    query = ridge(replace(tower, item_vectors=tower.item_vectors[:, :-1]), history)
+    return torch.cat([query, tower.extras["pull"].expand(len(query), 1)], dim=1)
+
+
 def mean(tower: Tower, history: History) -> Tensor:
     """The mean vector of the history's items, each by how much it was liked plus `SEEN_WEIGHT`."""
     present = history.items != PAD
@@ -131,5 +141,10 @@ def centred_ratings(history: History, mean: Tensor) -> tuple[Tensor, Tensor]:
     return (stars - own) * rated, rated
 
 
-PROFILES: dict[str, ProfileFunction] = {"ridge": ridge, "mean": mean, "sensitivity": sensitivity}
+PROFILES: dict[str, ProfileFunction] = {
+    "ridge": ridge,
+    "popular_ridge": popular_ridge,
+    "mean": mean,
+    "sensitivity": sensitivity,
+}
 """What `Tower.profile_kind` may name."""

@@ -30,9 +30,14 @@ from ray.rllib.utils.metrics import (
 )
 
 from ..envs import BatchedEnv, Stage
+from ..platform.draws import derive
+from ..platform.settings import TrainSettings
 from .learner import REWARD_SCALE, BatchedPPOLearner
 from .module import AgentModule
 from .runner import BatchedEnvRunner, spaces_of
+
+NETWORKS = 80_000
+"""Parts the seeds of the agents' initial weights from all others of a run."""
 
 
 class BatchedPPO(PPO):
@@ -106,10 +111,7 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     train, cluster, env = experiment.train, experiment.cluster, experiment.env
     runners, learners = max(1, cluster.num_env_runners), max(1, cluster.num_learners)
     probe = BatchedEnv(stage, sessions=1, seed=0)
-    specs = {
-        agent: RLModuleSpec(module_class=AgentModule, model_config=vars(stage.ensemble.policy_spec(agent, train)))
-        for agent in probe.agents
-    }
+    specs = {agent: _network(stage, agent, place) for place, agent in enumerate(probe.agents)}
     config = BatchedPPOConfig()
     config.environment(env_config={"experiment": experiment.model_dump(mode="json"), "spaces": spaces_of(probe)})
     config.env_runners(
@@ -128,25 +130,37 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     config.multi_agent(policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: agent)
     config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
     config.training(
-        train_batch_size_per_learner=env.sessions * env.horizon * runners // learners,
-        minibatch_size=train.minibatch,
-        num_epochs=train.epochs,
-        lr=train.learning_rate,
-        gamma=train.gamma,
-        lambda_=train.lambda_,
-        clip_param=train.clip,
-        vf_clip_param=train.value_clip,
-        vf_loss_coeff=0.5,
-        entropy_coeff=train.entropy,
-        grad_clip=train.gradient_clip,
-        # The divergence is measured for the run's metrics; at coefficient 0 it does not enter the loss.
-        use_kl_loss=True,
-        kl_coeff=0.0,
+        train_batch_size_per_learner=env.sessions * env.horizon * runners // learners, **_hyper_parameters(train)
     )
     # RLlib's own switch skips the good gradients and keeps the bad ones in 2.60.
     config.torch_skip_nan_gradients = False
     config.debugging(seed=experiment.seed)
     return config
+
+
+def _network(stage: Stage, agent: str, place: int) -> RLModuleSpec:
+    experiment = stage.experiment
+    shape = vars(stage.ensemble.policy_spec(agent, experiment.train))
+    seed = derive(experiment.seed, NETWORKS, place)
+    return RLModuleSpec(module_class=AgentModule, model_config={**shape, "seed": seed})
+
+
+def _hyper_parameters(train: TrainSettings) -> dict[str, Any]:
+    return {
+        "minibatch_size": train.minibatch,
+        "num_epochs": train.epochs,
+        "lr": train.learning_rate,
+        "gamma": train.gamma,
+        "lambda_": train.lambda_,
+        "clip_param": train.clip,
+        "vf_clip_param": train.value_clip,
+        "vf_loss_coeff": 0.5,
+        "entropy_coeff": train.entropy,
+        "grad_clip": train.gradient_clip,
+        # The divergence is measured for the run's metrics; at coefficient 0 it does not enter the loss.
+        "use_kl_loss": True,
+        "kl_coeff": 0.0,
+    }
 
 
 ALGORITHMS: dict[str, Callable[[Stage], BatchedPPOConfig]] = {"ppo": configure_ppo}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
@@ -15,14 +16,17 @@ from ..agents.policy import Policy, PolicySpec, Value
 class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """`agents.policy` behind RLlib's interface; env runners hold the policy alone, learners the critic too.
 
-    `model_config` is the `PolicySpec` as a dictionary.
+    `model_config` is the `PolicySpec` as a dictionary, and the `seed` of the initial weights.
     """
 
     def setup(self) -> None:
         shape = {name: self.model_config[name] for name in PolicySpec.__dataclass_fields__}
         spec = PolicySpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()})
-        self.policy = Policy(spec)
-        self.value = Value(spec)
+        # Seeded by the agent: RLlib builds the agents' modules in an order that differs from process to process.
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.model_config["seed"])
+            self.policy = Policy(spec)
+            self.value = Value(spec)
 
     def get_non_inference_attributes(self) -> list[str]:
         return ["value"]

@@ -52,7 +52,7 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
         InputError: the dataset is missing, damaged, or too small for the slate.
     """
     dataset = _dataset(experiment)
-    folder = cache_folder(experiment.agents.encoder.cache) / "stages" / _key(experiment, dataset)
+    folder = _folder(experiment, dataset)
     if (folder / "stage.json").is_file():
         try:
             return load_stage(folder, experiment)
@@ -62,6 +62,15 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
     stage = _make(experiment, dataset, say)
     save_stage(stage, folder)
     return stage
+
+
+def keep(stage: Stage) -> None:
+    """Puts a stage into the cache as the one of its experiment, so that `prepare` gives it, here or in an env runner."""
+    save_stage(stage, _folder(stage.experiment, _dataset(stage.experiment)))
+
+
+def _folder(experiment: Experiment, dataset: Dataset | None) -> Path:
+    return cache_folder(experiment.agents.encoder.cache) / "stages" / _key(experiment, dataset)
 
 
 def _dataset(experiment: Experiment) -> Dataset | None:

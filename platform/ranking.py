@@ -9,7 +9,7 @@ from torch import Tensor
 ROWS_ALIKE = 8
 """From this many rows on, a CPU matrix product gives each row the same bits whatever the batch; smaller ones are padded."""
 
-CHUNK = 128
+CHUNK = 64
 """Rows scored at a time, so that a block of scores stays in the processor's cache."""
 
 
@@ -66,24 +66,44 @@ def best_items(queries: Tensor, item_vectors: Tensor, penalty: Tensor, n: int) -
     if rows < ROWS_ALIKE:
         items, scores = best_items(at_least_rows(queries), item_vectors, at_least_rows(penalty), n)
         return items[:rows], scores[:rows]
-    items = torch.empty(rows, n, dtype=torch.int64)
-    best = torch.empty(rows, n)
-    block = torch.empty(min(CHUNK, rows), count)
+    items, best = torch.empty(rows, n, dtype=torch.int64), torch.empty(rows, n)
+    select = _Selector(min(CHUNK, rows), count)
     for first in range(0, rows, CHUNK):
         # A short last block starts earlier instead, so that no product has fewer rows than its bits allow.
         start = max(0, min(first, rows - CHUNK))
         part = slice(start, min(start + CHUNK, rows))
-        torch.addmm(penalty[part], queries[part], item_vectors, out=block)
-        array = block.numpy()
-        chosen = np.argpartition(array, count - n, axis=1)[:, count - n :] if n < count else _all(array.shape)
-        scores = block.gather(1, torch.from_numpy(chosen))
-        ordered = key_index(smallest(descending_keys(scores, torch.from_numpy(chosen)), n))
-        items[part], best[part] = ordered, block.gather(1, ordered)
+        torch.addmm(penalty[part], queries[part], item_vectors, out=select.scores)
+        items[part] = select.best(n)
+        torch.gather(select.scores, 1, items[part], out=best[part])
     return items, best
 
 
-def _all(shape: tuple[int, int]) -> np.ndarray:
-    return np.broadcast_to(np.arange(shape[1]), shape).copy()
+class _Selector:
+    """The best n of a block of scores `(rows, count)`, in buffers that are made once.
+
+    numpy selects int64 in vector registers but not the indices of floats, so a score and its index are packed into one
+    number, as in `descending_keys` but ascending: the upper half orders as the float does, the lower half breaks ties.
+    """
+
+    def __init__(self, rows: int, count: int) -> None:
+        self.scores = torch.empty(rows, count)
+        self._bits = self.scores.numpy().view(np.int32)
+        self._order = np.empty((rows, count), np.int32)
+        self._keys = np.empty((rows, count), np.int64)
+        self._last = count - 1
+        self._places = np.arange(self._last, -1, -1, dtype=np.int64)
+
+    def best(self, n: int) -> Tensor:
+        """`(rows, n)` int64, best first. No score is NaN or -0.0, as a product with a penalty of +0.0 never is."""
+        np.right_shift(self._bits, 31, out=self._order)
+        np.bitwise_and(self._order, 0x7FFFFFFF, out=self._order)
+        np.bitwise_xor(self._order, self._bits, out=self._order)
+        np.left_shift(self._order, 32, out=self._keys, dtype=np.int64)
+        np.bitwise_or(self._keys, self._places, out=self._keys)
+        if n <= self._last:
+            self._keys.partition(self._last + 1 - n, axis=1)
+        chosen = np.sort(self._keys[:, self._last + 1 - n :], axis=1)[:, ::-1]
+        return torch.from_numpy(self._last - (chosen & 0xFFFFFFFF))
 
 
 def rows_matmul(rows: Tensor, matrix: Tensor) -> Tensor:

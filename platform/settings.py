@@ -71,6 +71,9 @@ class CollaborativeSettings(Settings):
     iterations: Positive = 15
     regularization: NonNegative = 20.0
     alpha: NonNegative = Field(default=10.0, description="confidence a unit of weight adds")
+    popularity: NonNegative = Field(
+        default=0.15, description="what a standard deviation of log popularity adds to a score"
+    )
 
 
 class ContentSettings(Settings):

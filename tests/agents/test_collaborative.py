@@ -8,14 +8,14 @@ import pytest
 import torch
 from concertrl.agents import collaborative
 from concertrl.agents.profiles import PROFILES, profile
-from concertrl.agents.tower import History, Tower
+from concertrl.agents.tower import PAD, History, Tower
 from concertrl.platform.errors import InputError
 from concertrl.platform.logs import Logs
 from concertrl.platform.settings import CollaborativeSettings
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-SETTINGS = CollaborativeSettings(factors=8, iterations=10, regularization=2.0)
+SETTINGS = CollaborativeSettings(factors=8, iterations=10, regularization=2.0, popularity=0)
 
 
 def make(users: np.ndarray, items: np.ndarray, ratings: np.ndarray, num_users: int, num_items: int) -> Logs:
@@ -90,7 +90,7 @@ def test_profile_is_near_the_users_factor_of_a_converged_fit(monkeypatch: pytest
 
     monkeypatch.setattr(als.AlternatingLeastSquares, "fit", spy)
     logs = two_crowds()
-    settings = CollaborativeSettings(factors=4, iterations=300, regularization=2.0)
+    settings = CollaborativeSettings(factors=4, iterations=300, regularization=2.0, popularity=0)
     tower = collaborative.fit(logs, settings, seed=0)
     scores = PROFILES["ridge"](tower, History(*logs.padded(50))) @ tower.item_vectors.T
     np.testing.assert_allclose(scores, kept[0].user_factors @ kept[0].item_factors.T, atol=1e-3)
@@ -103,6 +103,17 @@ def test_scale_and_unknown_items() -> None:
     assert queries(tower, logs).square().mean().item() == pytest.approx(1, abs=1e-3)
     assert (tower.item_vectors[40:] == 0).all()
     assert tower.facts["items_without_vector"] == "2 of 42"
+
+
+def test_a_stranger_gets_what_is_popular_and_a_crowd_its_own() -> None:
+    logs = two_crowds()
+    tower = collaborative.fit(logs, SETTINGS.model_copy(update={"popularity": 0.02}), seed=0)
+    liked = np.bincount(logs.items[logs.weights > 0], minlength=42)
+    stranger = profile(tower, History(torch.full((1, 1), PAD), torch.zeros(1, 1), torch.zeros(1, 1)))
+    best = (stranger @ tower.item_vectors.T).topk(5).indices[0].numpy()
+    assert tower.item_vectors.shape == (42, 9) and set(liked[best]) == set(np.sort(liked)[-5:])
+    own = (queries(tower, logs) @ tower.item_vectors.T).topk(3).indices // 20 == torch.arange(120)[:, None] % 2
+    assert own.float().mean() > 0.95
 
 
 def test_a_function_of_the_seed_and_of_no_thread() -> None:
@@ -119,7 +130,7 @@ def test_a_function_of_the_seed_and_of_no_thread() -> None:
 @pytest.mark.parametrize("regularization", [0.0, 1e6])
 def test_any_regularization_gives_a_usable_tower(regularization: float) -> None:
     logs = two_crowds()
-    settings = CollaborativeSettings(factors=64, regularization=regularization)
+    settings = CollaborativeSettings(factors=64, regularization=regularization, popularity=0)
     tower = collaborative.fit(logs, settings, seed=0)
     scores = queries(tower, logs) @ tower.item_vectors.T
     own = torch.arange(40)[None] // 20 == torch.arange(120)[:, None] % 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 
 def tower(kind: str, dim: int, items: int = 60) -> Tower:
     vectors = torch.randn(items, dim, generator=torch.Generator().manual_seed(dim)) / dim**0.5
+    factors = vectors[:, :-1] if kind == "popular_ridge" else vectors
     extras = {
-        "gram": vectors.T @ vectors + 0.5 * torch.eye(dim),
+        "gram": factors.T @ factors + 0.5 * torch.eye(factors.shape[1]),
+        "pull": torch.tensor(0.1),
         "alpha": torch.tensor(10.0),
         "response": torch.tensor([3.5, 0.3, 1.0, 0.2]),
         "prior": vectors.mean(0),
@@ -93,6 +97,15 @@ def test_ridge_solves_the_normal_equations() -> None:
         system = system + (value - 1) * np.outer(vectors[item], vectors[item])
     target = sum(value * vectors[item] for item, value in confidence.items())
     np.testing.assert_allclose(profile(subject, history)[0] / 2, np.linalg.solve(system, target), rtol=1e-4, atol=1e-6)
+
+
+def test_popular_ridge_is_ridge_and_the_same_pull_for_everyone() -> None:
+    subject, history = tower("popular_ridge", 9), histories(20, 6)
+    extras = {**subject.extras, "prior": torch.zeros(8)}
+    plain = replace(subject, item_vectors=subject.item_vectors[:, :-1], profile_kind="ridge", extras=extras)
+    query = profile(subject, history)
+    torch.testing.assert_close(query[:, :-1], profile(plain, history))
+    torch.testing.assert_close(query[:, -1], torch.full((20,), 2 * 0.1))
 
 
 def test_mean_is_drawn_to_what_was_liked() -> None:

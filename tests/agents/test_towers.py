@@ -166,7 +166,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "a path for a name":
         index.write_text(index.read_text().replace('"cf"', '"../cf"'))
     else:
-        index.write_text(index.read_text().replace('"ridge"', '"other"'))
+        index.write_text(index.read_text().replace('"mean"', '"other"'))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,9 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, fitted: dict[str, Tower], 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["missing extra", "wrong extra", "flat vectors", "not a number", "no vectors"])
+@pytest.mark.parametrize(
+    "fault", ["missing extra", "wrong extra", "flat vectors", "not a number", "no vectors", "other shapes"]
+)
 def test_a_tower_that_cannot_serve_is_refused(tmp_path: Path, fitted: dict[str, Tower], fault: str) -> None:
     tower = fitted["cf"]
     extras = dict(tower.extras)
@@ -200,6 +202,8 @@ def test_a_tower_that_cannot_serve_is_refused(tmp_path: Path, fitted: dict[str, 
         index = json.loads((tmp_path / INDEX).read_text())
         index["towers"][0] |= {"shapes": {}, "sha256": towers.hashlib.sha256(save({})).hexdigest()}
         (tmp_path / INDEX).write_text(json.dumps(index))
+    elif fault == "other shapes":
+        (tmp_path / INDEX).write_text((tmp_path / INDEX).read_text().replace('"extras.gain": []', '"extras.gain": [1]'))
     with pytest.raises(InputError, match="not a tower that can serve") as caught:
         load_towers(tmp_path)
     assert "\n" not in str(caught.value)
