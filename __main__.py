@@ -174,7 +174,12 @@ def ui(folder: Path, port: int) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(folder)
     if uri == local_uri(folder) and not (folder / "mlflow.db").is_file():
         raise InputError(f"{folder}: no runs here yet; `concertrl train` makes one, or give --folder")
-    click.echo(f"http://127.0.0.1:{port}  ({redact(uri)}); stop with Ctrl-C", err=True)
+    if uri.startswith("http"):
+        click.echo(f"the runs are on a server that has its own UI: {redact(uri)}", err=True)
+        return
+    # MLflow opens on its page for language models, where runs like ours are hidden.
+    page = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    click.echo(f"{page}\nruns of {redact(uri)}; stop with Ctrl-C", err=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     # The address goes by the environment, where a password in it is not seen in the list of processes.
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}

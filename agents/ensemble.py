@@ -204,9 +204,9 @@ class Ensemble:
 
     def weigh(self, actions: Mapping[str, Tensor], batch: int) -> Tensor:
         """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts."""
-        if CONDUCTOR not in self.agents or CONDUCTOR not in actions:
-            return self.weights.expand(batch, -1)
-        logits = self.weights.clamp_min(1e-6).log() + actions[CONDUCTOR].clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        logits = self.weights.clamp_min(1e-6).log().expand(batch, -1)
+        if CONDUCTOR in self.agents and CONDUCTOR in actions:
+            logits = logits + actions[CONDUCTOR].clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
         return logits.softmax(dim=1)
 
     def fuse(self, ballots: Ballots, weights: Tensor, slate: int) -> Tensor:

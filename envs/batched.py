@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..agents.ensemble import Ensemble, Reading
 from ..agents.team import MASK, mask_items
+from ..platform.errors import InputError
 from ..platform.fusion import Ballots
 from ..platform.settings import Experiment, RewardSettings
 from . import session
@@ -104,6 +105,8 @@ class BatchedEnv:
     def __init__(
         self, stage: Stage, *, sessions: int, seed: int, users: str = "train", device: torch.device | str = "cpu"
     ) -> None:
+        if users not in ("train", "judge"):
+            raise InputError(f'users="{users}": known are "train" and "judge"')
         self.device = torch.device(device)
         self.stage = stage if self.device == stage.ensemble.device else stage.to(self.device)
         self.world, self.ensemble, self.experiment = self.stage.world, self.stage.ensemble, self.stage.experiment
@@ -161,7 +164,7 @@ class BatchedEnv:
             weights: `(B, A)` fusion weights in place of the team's own.
         """
         queries = self.ensemble.ask(self.reading, self.traces, actions)
-        ballots = self.ensemble.propose(queries, self._penalty)
+        ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
         weights = self.ensemble.weigh(actions, self.sessions) if weights is None else weights
         slate = self.ensemble.fuse(ballots, weights, self.slate)
         return self._show(slate, queries, weights, ballots)

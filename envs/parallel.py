@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
+from ..platform.errors import InputError
 from .batched import BatchedEnv, Stage, Step
 from .render import session_start, step_text
 
@@ -50,7 +51,7 @@ class ConcertEnv(ParallelEnv[str, Array, Array]):
 
     def __init__(self, stage: Stage, *, seed: int = 0, users: str = "train", render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f'render_mode={render_mode!r}: known is "ansi"')
+            raise InputError(f'render_mode="{render_mode}": known is "ansi"')
         self.render_mode = render_mode
         self._env = BatchedEnv(stage, sessions=1, seed=seed, users=users)
         self._seed, self._resets = seed, 0

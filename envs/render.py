@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..agents.team import hash_user
 from ..agents.tower import PAD
 from .batched import BatchedEnv, Step
 
@@ -16,8 +17,9 @@ def session_start(env: BatchedEnv, row: int = 0) -> str:
     user = int(env.state.user[row])
     items = [item for item in env.world.history.items[user].tolist() if item != PAD]
     recent = ", ".join(_title(env, item) for item in items[-PROPOSALS:]) or "nothing"
-    name = env.world.user_ids[user] if env.world.user_ids else str(user)
-    return f"user {name}: {len(items)} interactions before this session; last: {recent}"
+    # A rendered session is kept with the run, where no one's id belongs.
+    name = f"{hash_user(env.world.user_ids[user], env.world.name):016x}"[:8] if env.world.user_ids else str(user)
+    return f"user {name} (hashed): {len(items)} interactions before this session; last: {recent}"
 
 
 def step_text(env: BatchedEnv, step: Step, row: int = 0) -> str:

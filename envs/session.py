@@ -20,6 +20,9 @@ from .world import World
 USER, CLICK, LOOK, CONVERT, DWELL, TASTE, INTENT = range(7)
 """Streams of draws, one for each kind of chance."""
 
+SPENT = 1e-4
+"""Patience from here down is none: thirds of a click do not add up to whole numbers in float32."""
+
 DWELL_SPREAD = 0.5
 """Standard deviation of the logarithm of the dwell time."""
 
@@ -124,7 +127,7 @@ def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State
         conversion=click * converted,
         dwell_s=click * dwell,
         satisfaction=click * torch.tanh(0.5 * (quality + logit)),
-        left=moved.patience <= 0,
+        left=moved.patience <= SPENT,
     )
     return moved, response
 
@@ -134,7 +137,8 @@ def _move_on(world: World, state: State, slate: Tensor, click: Tensor, seed: int
     rules = world.mechanics
     shown = torch.zeros_like(state.satiation).scatter_add_(1, world.item_topic[slate], torch.ones_like(click))
     clicks = click.sum(1)
-    missed = (1.0 - clicks / max(rules.patience_target, 1e-6)).clamp(0.0, 1.0)
+    target = rules.patience_target
+    missed = (1.0 - clicks / target).clamp(0.0, 1.0) if target > 0 else torch.zeros_like(clicks)
     won = rules.patience_recovery * (missed == 0)
     pull = (world.item_vectors[slate] * click[:, :, None]).sum(1) / clicks.clamp_min(1.0)[:, None]
     pulled = rules.drift * (clicks > 0)[:, None]

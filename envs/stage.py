@@ -41,6 +41,10 @@ from .yardsticks import search_horizon, search_weights
 Say = Callable[[str], None]
 """Told, in a line, what is being done."""
 
+LEAST_WEIGHT = 0.05
+"""What the team's static weights leave an agent that the search of the best static fusion gave less, before they are
+scaled to sum to 1; the yardstick `best_static` keeps what was found."""
+
 SEARCH = 50_000
 """Parts the seeds of the searches from all others of a run."""
 
@@ -118,7 +122,8 @@ def _make(experiment: Experiment, dataset: Dataset | None, say: Say) -> Stage:
 def _weighted(draft: Stage, best: torch.Tensor, rule: tuple[float, float]) -> Stage:
     wanted = draft.experiment.fusion.weights
     equal = draft.ensemble.weights
-    named = {"best": best, "equal": equal}
+    # The conductor multiplies the static weights, so an agent that it may come to need must have some.
+    named = {"best": best.clamp_min(LEAST_WEIGHT), "equal": equal}
     weights = named[wanted] if isinstance(wanted, str) else torch.tensor(wanted, dtype=torch.float32)
     ensemble = Ensemble(draft.ensemble.towers, draft.ensemble.fusion, weights)
     return replace(draft, ensemble=ensemble, best_static=best, horizon_rule=rule)

@@ -20,7 +20,7 @@ from ..envs import BatchedEnv, Stage
 from ..envs.render import session_start, step_text
 from ..platform import plots
 from ..platform.experiment import resolved_yaml
-from ..platform.report import ReportInput, build_report, text_table
+from ..platform.report import ReportInput, build_report, headline, text_table
 from ..platform.tracking import Run
 from .judge import Judge, Score, team_act
 
@@ -29,6 +29,20 @@ if TYPE_CHECKING:
 
 SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
 """What a served team imports, beside this package; Ray is not among it."""
+
+
+WORLD = {
+    "auc": "AUC of the response model, held-out interactions",
+    "log_loss": "log loss",
+    "log_loss_constant": "log loss of a constant",
+    "ece": "calibration error",
+    "ece_constant": "calibration error of a constant",
+    "brier": "Brier score",
+    "brier_constant": "Brier score of a constant",
+    "base_rate": "mean click probability of a random item",
+    "top10_mean": "mean click probability of a user's ten best new items",
+}
+"""What the report tells of a world fitted to logs; the run's metrics hold the rest."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +103,17 @@ def outcome(run: Run, story: Story) -> str:
     run.log_text(text_table(story.rows), "table.txt")
     run.log_text(a_session(story), "session.txt")
     run.log_metrics(_final(story), story.env_steps)
+    # The UI shows this tag as the run's description, the first thing a person reads.
+    run.tag(**{"mlflow.note.content": description(story)})
     model_uri = register(run, story)
     run.log_text(build_report(_report(run, story, pictures, model_uri)), "report.html")
     return model_uri
+
+
+def description(story: Story) -> str:
+    """The run in a few lines of Markdown."""
+    guide = "Open **Artifacts** for `report.html`, the pictures in `plots`, and `session.txt`, one session step by step."
+    return f"{headline(story.rows)}\n\n```\n{text_table(story.rows)}\n```\n\n{guide}\n"
 
 
 def draw(story: Story) -> dict[str, tuple[str, Figure]]:
@@ -192,7 +214,7 @@ def _report(run: Run, story: Story, pictures: dict[str, tuple[str, Figure]], mod
         rows=story.rows,
         pictures={title: figure for title, figure in pictures.values()},
         agents={name: tower.facts for name, tower in stage.ensemble.towers.items()},
-        world=stage.world.report,
+        world={words: stage.world.report[name] for name, words in WORLD.items() if name in stage.world.report},
         dataset={name: value for name, value in stage.data.items() if name != "source"},
         command=story.command,
         sessions=experiment.evaluate.seeds * experiment.evaluate.sessions,

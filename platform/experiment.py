@@ -21,6 +21,12 @@ from .settings import Experiment
 MAX_BYTES = 1_000_000
 """A longer experiment file is refused before it is parsed."""
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises: the last two for a date or a number that cannot be, and for brackets within brackets."""
+
+LONGEST_VALUE = 100
+"""Characters of a wrong value that a message repeats."""
+
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -77,7 +83,7 @@ def _read(source: str) -> tuple[str, str]:
 def _parse(text: str, origin: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
@@ -100,8 +106,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise InputError(f'override "{override}": {group} is a value, not a group of keys')
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f'override "{override}": the value is not plain YAML; quote it') from None
+    except UNREADABLE:
+        raise InputError(f'override "{_short(override)}": the value is not plain YAML; quote it') from None
 
 
 def _explain(error: ValidationError, origin: str) -> str:
@@ -118,7 +124,11 @@ def _explain(error: ValidationError, origin: str) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{origin}: {key}: {message}" if where else f"{origin}: {message}"
-    return f"{origin}: {key}={first['input']!r}: {message}"
+    return f"{origin}: {key}={_short(repr(first['input']))}: {message}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
 def _known_keys() -> list[str]:

@@ -117,14 +117,13 @@ def _points(ballots: Ballots, weights: Tensor, method: str) -> Tensor:
 
 def _add_up(items: Tensor, points: Tensor, slate: int) -> Fused:
     """Sums points over agents without a table of the catalog: an item's entries are neighbours once sorted."""
-    batch, agents, length = items.shape
-    flat = items.flatten(1)
-    # Sorting (item, place) packed into one integer is several times faster than a stable sort by item.
-    places = torch.arange(agents * length, device=items.device)
-    keys = smallest(((flat + 1) << 32) | places, agents * length)
-    order = key_index(keys)
+    _, agents, length = items.shape
+    # One integer holds the item and the bits of its points, which order as the points do since none is negative. So
+    # an item's points are added from the least up, whoever gave them, and items that tie tie to the last bit.
+    bits = points.flatten(1).contiguous().view(torch.int32)
+    keys = smallest(((items.flatten(1) + 1) << 32) | bits.to(torch.int64), agents * length)
     ranked = (keys >> 32) - 1
-    value = points.flatten(1).gather(1, order)
+    value = key_index(keys).to(torch.int32).view(torch.float32)
     total = value.clone()
     for apart in range(1, agents):
         same = ranked[:, apart:] == ranked[:, :-apart]
@@ -133,6 +132,7 @@ def _add_up(items: Tensor, points: Tensor, slate: int) -> Fused:
     repeated[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
     total.masked_fill_(repeated | (ranked < 0), -torch.inf)
     # Within a row the item index rises with the column, so the column breaks ties as the item would.
+    places = torch.arange(agents * length, device=items.device)
     top = key_index(smallest(descending_keys(total, places), slate))
     return Fused(ranked.gather(1, top), total.gather(1, top))
 

@@ -215,4 +215,6 @@ class Experiment(Settings):
         weights = self.fusion.weights
         if not isinstance(weights, str) and len(weights) != len(self.agents.names):
             raise ValueError(f"fusion.weights has {len(weights)} numbers for {len(self.agents.names)} agents")
+        if not isinstance(weights, str) and (min(weights) < 0 or sum(weights) <= 0):
+            raise ValueError("fusion.weights must be at least 0, and not all 0")
         return self
