@@ -41,7 +41,26 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Verbs(click.Group):
+    """Says a mistake in the command itself as every other one: in one line, with exit status 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.UsageError as error:
+            if "\n" in error.message:  # the whole help, where a verb is missing
+                error.show()
+            else:
+                where = error.ctx.command_path if error.ctx else "concertrl"
+                click.echo(f"concertrl: {error.format_message().rstrip('.')}; see `{where} --help`", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            click.echo("concertrl: stopped", err=True)
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="concertrl")
 def main() -> None:
     """Train a team of recommender agents by reinforcement learning.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlflow
 import pandas as pd
 from concertrl.agents.team import load_team
-from mlflow.pyfunc import PythonModel
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 
 class TeamModel(PythonModel):
@@ -19,7 +19,9 @@ class TeamModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.team = load_team(context.artifacts["team"])
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride] - the type of the table is our own
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """One row for each user: `slate`, a list of item ids, best first."""
         k = (params or {}).get("k") or None
         if "history" in model_input:
@@ -29,4 +31,4 @@ class TeamModel(PythonModel):
         return pd.DataFrame({"slate": self.team.recommend(users, k)})
 
 
-mlflow.models.set_model(TeamModel())
+set_model(TeamModel())

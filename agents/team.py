@@ -1,6 +1,7 @@
 """The trained team: towers, policies and fusion in one folder of plain files, asked for slates without Ray.
 
-    user ids or histories (and what this session has shown)  ->  read, observe, policies, ask, propose, weigh, fuse  ->  slates
+    user ids or histories, and what this session has shown
+        ->  read, observe, act, ask, propose, weigh, fuse  ->  slates
 
 The folder holds `team.json`, `towers/`, `policies.safetensors` and `users.safetensors`. Users are there under a keyed
 hash of their id; nothing in the folder is executable.
@@ -13,10 +14,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from ..platform.errors import InputError
@@ -28,6 +30,7 @@ from .towers import load_towers, save_towers
 
 FORMAT = 1
 INDEX = "team.json"
+FILES = ("policies.safetensors", "users.safetensors", "towers/towers.json")
 MASK = -1e4
 """Added to the score of an item that is not to be recommended: it comes back only when nothing else is left."""
 
@@ -93,8 +96,8 @@ class Team:
         """A slate for each user, best first.
 
         Args:
-            users: user ids, or histories as lists of item ids, oldest first. A user who is not known, and items that are
-                not in the catalog, count as no history.
+            users: user ids, or histories as lists of item ids, oldest first. A user who is not known, and items that
+                are not in the catalog, count as no history.
             k: items on a slate; as in training by default.
             sessions: what each user has been shown and clicked so far in this session; such items are not shown again.
             exclude_history: leave out what is in the user's history.
@@ -105,6 +108,8 @@ class Team:
         places = self.slate if k is None else k
         if not 1 <= places <= len(self._items):
             raise InputError(f"k={places}: a slate has 1 to {len(self._items)} items here")
+        if isinstance(users, str):
+            raise InputError(f'users="{users}": give a list of user ids or of histories, such as ["{users}"]')
         if sessions is not None and len(sessions) != len(users):
             raise InputError(
                 f"sessions: {len(sessions)} given for {len(users)} users; give one each, [] for a new session"
@@ -146,7 +151,7 @@ class Team:
         batch = len(penalty)
         traces, progress = self.ensemble.blank(batch), torch.zeros(batch)
         for row, steps in enumerate(sessions or ()):
-            one, mine = reading.rows(torch.tensor([row])), self.ensemble.blank(1)
+            one, mine, slates = reading.rows(torch.tensor([row])), self.ensemble.blank(1), 0
             for shown, clicked in steps:
                 slate = torch.tensor([[self._items[item] for item in shown if item in self._items]], dtype=torch.int64)
                 if slate.numel() == 0:
@@ -158,7 +163,8 @@ class Team:
                 )
                 mine = self.ensemble.remember(mine, queries, slate, click)
                 penalty[row, slate[0]] = MASK
-                progress[row] = min(1.0, float(progress[row]) + 1.0 / self.horizon)
+                slates += 1
+                progress[row] = min(1.0, slates / self.horizon)
             for name, trace in vars(traces).items():
                 trace[row] = getattr(mine, name)[0]
         return traces, progress
@@ -178,12 +184,10 @@ class Team:
             "hashes": self.catalog.user_hashes,
             **{f"history.{k}": v for k, v in vars(self.catalog.histories).items()},
         }
-        hashes = {}
         for name, tensors in (("policies", policies), ("users", users)):
             path = folder / f"{name}.safetensors"
             save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, path)
-            hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        words = {
+        words: dict[str, object] = {
             "format": FORMAT,
             "name": self.name,
             "fusion": self.ensemble.fusion.model_dump(mode="json"),
@@ -194,8 +198,9 @@ class Team:
             "item_ids": self.catalog.item_ids,
             "item_titles": self.catalog.item_titles,
             "salt": self.catalog.salt,
-            "sha256": hashes,
+            "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES},
         }
+        words["check"] = hashlib.sha256(_plain(words)).hexdigest()
         draft = folder / f"{INDEX}.part"
         draft.write_text(json.dumps(words), "utf-8")
         draft.replace(folder / INDEX)
@@ -225,8 +230,11 @@ def read_team(folder: str | Path) -> Team:
         words = json.loads((folder / INDEX).read_text("utf-8"))
         if words["format"] != FORMAT:
             raise InputError(f"{folder / INDEX}: format {words['format']} is not {FORMAT}; save it with this version")
-        files = {name: _verified(folder / name, digest) for name, digest in words["sha256"].items()}
-        users = files["users.safetensors"]
+        check = words.pop("check")
+        _verified(folder / INDEX, _plain(words), check)
+        paths = {name: folder / name for name in words["sha256"]}
+        files = {name: _verified(path, path.read_bytes(), words["sha256"][name]) for name, path in paths.items()}
+        users = load(files["users.safetensors"])
         histories = History(**{name: users[f"history.{name}"] for name in ("items", "ratings", "weights")})
         catalog = Catalog(
             tuple(words["item_ids"]), tuple(words["item_titles"]), users["hashes"], histories, words["salt"]
@@ -234,7 +242,8 @@ def read_team(folder: str | Path) -> Team:
         fusion = FusionSettings.model_validate(words["fusion"])
         ensemble = Ensemble(load_towers(folder / "towers"), fusion, torch.tensor(words["weights"]))
         specs = {agent: _spec(shape) for agent, shape in words["policies"].items()}
-        policies = {agent: _policy(spec, agent, files["policies.safetensors"]) for agent, spec in specs.items()}
+        weights = load(files["policies.safetensors"])
+        policies = {agent: _policy(spec, agent, weights) for agent, spec in specs.items()}
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; a team's folder is what a run saves as its model") from None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -243,14 +252,19 @@ def read_team(folder: str | Path) -> Team:
     return Team(ensemble, policies, catalog, slate=words["slate"], horizon=words["horizon"], name=words["name"])
 
 
-def _verified(path: Path, digest: str) -> dict[str, Tensor]:
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+def _verified(path: Path, content: bytes, digest: str) -> bytes:
+    if hashlib.sha256(content).hexdigest() != digest:
         raise InputError(f"{path}: damaged, not the bytes that were saved; save the team again")
-    return load_file(path)
+    return content
 
 
-def _spec(shape: dict[str, list[float] | int]) -> PolicySpec:
-    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]))  # type: ignore[arg-type]
+def _plain(words: Mapping[str, object]) -> bytes:
+    """The index as bytes to hash, whatever the order of its words."""
+    return json.dumps(words, sort_keys=True).encode()
+
+
+def _spec(shape: dict[str, Any]) -> PolicySpec:
+    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]))
 
 
 def _policy(spec: PolicySpec, agent: str, tensors: Mapping[str, Tensor]) -> Policy:
@@ -265,7 +279,7 @@ def load_team(uri_or_path: str | Path, tracking_uri: str | None = None) -> Team:
 
     Args:
         uri_or_path: a folder that holds `team.json` or an MLflow model of a team, or an MLflow model's URI.
-        tracking_uri: MLflow's tracking URI; default `MLFLOW_TRACKING_URI`, or the database that runs write to by default.
+        tracking_uri: MLflow's; default `MLFLOW_TRACKING_URI`, or the database that runs write to by default.
 
     Raises:
         InputError: there is no such team.

@@ -70,7 +70,7 @@ def fit_towers(logs: Logs, settings: AgentsSettings, seed: int, progress: Progre
         InputError: the logs hold nothing for a tower to learn from, or the encoder or the cache cannot be used.
     """
     encoder = Encoder(settings.encoder)
-    base = _digest([*_logs_parts(logs), _settings_part(settings), str(seed).encode(), *_code_parts()])
+    base = _digest([*_logs_parts(logs), _settings_part(settings), str(seed).encode(), *code_parts()])
     towers = {}
     for name in settings.names:
         fitter = FITTERS[name]
@@ -178,7 +178,7 @@ def _settings_part(settings: AgentsSettings) -> bytes:
     return settings.model_dump_json(exclude={"names": True, "encoder": True}).encode()
 
 
-def _code_parts() -> Iterable[bytes]:
+def code_parts() -> Iterable[bytes]:
     """The sources of the fits and the versions of their libraries, so that a change of them is a change of the key."""
     yield from (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     yield from (metadata.version(library).encode() for library in _LIBRARIES)

@@ -49,20 +49,25 @@ class BatchedPPO(PPO):
 
     def training_step(self) -> None:
         """One iteration: sample, update, hand out the weights. RLlib wants None back."""
-        config, metrics = self.config, self.metrics
+        # Any, since RLlib annotates these as possibly None, which they are not once the algorithm is built.
+        config: Any = self.config
+        runners: Any = self.env_runner_group
+        learners: Any = self.learner_group
+        metrics: Any = self.metrics
         with metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            batches, runner_results = synchronous_parallel_sample(
-                worker_set=self.env_runner_group,
+            sampled: Any = synchronous_parallel_sample(
+                worker_set=runners,
                 max_env_steps=config.total_train_batch_size,
                 sample_timeout_s=config.sample_timeout_s,
                 _uses_new_env_runners=True,
                 _return_metrics=True,
             )
+        batches, runner_results = sampled
         if not batches:
             return  # every runner failed; RLlib restores them before the next step
         metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
         with metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            results = self.learner_group.update(
+            results = learners.update(
                 batch=batches[0] if len(batches) == 1 else concat_samples(batches),
                 timesteps=self._lifetime_counts(),
                 num_epochs=config.num_epochs,
@@ -71,8 +76,8 @@ class BatchedPPO(PPO):
             )
             metrics.aggregate(results, key=LEARNER_RESULTS)
         with metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
-            self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group,
+            runners.sync_weights(
+                from_worker_or_learner_group=learners,
                 policies=set(results[0].keys()) - {ALL_MODULES},
                 inference_only=True,
                 # With the default of 0 a runner that has not yet acknowledged its last weights is passed over.
@@ -112,7 +117,7 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     runners, learners = max(1, cluster.num_env_runners), max(1, cluster.num_learners)
     probe = BatchedEnv(stage, sessions=1, seed=0)
     specs = {agent: _network(stage, agent, place) for place, agent in enumerate(probe.agents)}
-    config = BatchedPPOConfig()
+    config: Any = BatchedPPOConfig()
     config.environment(env_config={"experiment": experiment.model_dump(mode="json"), "spaces": spaces_of(probe)})
     config.env_runners(
         num_env_runners=cluster.num_env_runners,
@@ -129,9 +134,8 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     config.learner_config_dict = {REWARD_SCALE: train.reward_scale}
     config.multi_agent(policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: agent)
     config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
-    config.training(
-        train_batch_size_per_learner=env.sessions * env.horizon * runners // learners, **_hyper_parameters(train)
-    )
+    share = env.sessions * env.horizon * runners // learners
+    config.training(train_batch_size_per_learner=share, **_hyper_parameters(train, share))
     # RLlib's own switch skips the good gradients and keeps the bad ones in 2.60.
     config.torch_skip_nan_gradients = False
     config.debugging(seed=experiment.seed)
@@ -145,9 +149,9 @@ def _network(stage: Stage, agent: str, place: int) -> RLModuleSpec:
     return RLModuleSpec(module_class=AgentModule, model_config={**shape, "seed": seed})
 
 
-def _hyper_parameters(train: TrainSettings) -> dict[str, Any]:
+def _hyper_parameters(train: TrainSettings, share: int) -> dict[str, Any]:
     return {
-        "minibatch_size": train.minibatch,
+        "minibatch_size": min(train.minibatch, share),
         "num_epochs": train.epochs,
         "lr": train.learning_rate,
         "gamma": train.gamma,

@@ -20,8 +20,10 @@ class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """
 
     def setup(self) -> None:
-        shape = {name: self.model_config[name] for name in PolicySpec.__dataclass_fields__}
-        spec = PolicySpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()})
+        shape: dict[str, Any] = {name: self.model_config[name] for name in PolicySpec.__dataclass_fields__}
+        # A config that went through JSON has lists where the spec has tuples.
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()}
+        spec = PolicySpec(**plain)
         # Seeded by the agent: RLlib builds the agents' modules in an order that differs from process to process.
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.model_config["seed"])

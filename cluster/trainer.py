@@ -84,7 +84,8 @@ class Trainer:
 
     def team(self) -> Team:
         """The team with the weights it has now."""
-        weights, policies = self._algorithm.learner_group.get_weights(), {}
+        learners: Any = self._algorithm.learner_group
+        weights, policies = learners.get_weights(), {}
         for agent in self.stage.ensemble.agents:
             policy = Policy(self.stage.ensemble.policy_spec(agent, self.stage.experiment.train))
             mine = {name: torch.as_tensor(value) for name, value in weights[agent].items() if name.startswith(POLICY)}

@@ -89,9 +89,9 @@ class BatchedEnv:
     conductor's is `[support (A), hits (A), breadth (A), common (5)]`: how high each agent's query put what was shown,
     how much higher what was clicked, and how much alike what was shown lately is. All are of order 1.
 
-    A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on the
-    query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the tower
-    as it is. The conductor's action `(B, A)` in [-5, 5] is added to the logarithm of the static weights. The
+    A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on
+    the query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the
+    tower as it is. The conductor's action `(B, A)` in [-5, 5] is added to the logarithm of the static weights. The
     reward is the team's, the sum that `reward.*` configures; with the defaults it is the clicks on the slate, 0 to K.
 
     Args:
@@ -114,6 +114,7 @@ class BatchedEnv:
         self.recommenders, self.agents = self.ensemble.recommenders, self.ensemble.agents
         self.users = self.world.train_users if users == "train" else self.world.judge_users
         self.slate, self.horizon = self.experiment.env.slate, self.experiment.env.horizon
+        self._spread = self.world.user_vectors.std(0)
         self.reset()
 
     # --- sessions
@@ -124,7 +125,7 @@ class BatchedEnv:
 
     def start(self, numbers: Tensor) -> dict[str, Tensor]:
         """Starts the sessions of these numbers `(B,)` int64; the same number twice is the same session twice."""
-        self.state = session.begin(self.world, self.users, self.seed, numbers)
+        self.state = self._begun(numbers)
         self.traces = self.ensemble.blank(self.sessions)
         self._penalty = self._unasked(self.state.user)
         self.reading = self.stage.reading.rows(self.state.user)
@@ -133,12 +134,16 @@ class BatchedEnv:
     def renew(self, done: Tensor) -> dict[str, Tensor]:
         """Starts the next session in every row where `done` `(B,)` holds: number j is followed by j + B."""
         if bool(done.any()):
-            fresh = session.begin(self.world, self.users, self.seed, self.state.session + self.sessions)
-            self.state = self.state.where(done, fresh)
+            rows = done.nonzero().squeeze(1)
+            fresh = self._begun(self.state.session[rows] + self.sessions)
+            self.state = self.state.put(rows, fresh)
             self.traces = self.traces.reset(done)
-            self._penalty[done] = self._unasked(self.state.user[done])
+            self._penalty[rows] = self._unasked(fresh.user)
             self.reading = self.stage.reading.rows(self.state.user)
         return self.observe()
+
+    def _begun(self, numbers: Tensor) -> session.State:
+        return session.begin(self.world, self.users, self.seed, numbers, self._spread)
 
     def _unasked(self, users: Tensor) -> Tensor:
         """What may not be shown at the start of a session `(B, N)`: the items of the user's history."""

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..agents.tower import History
+from ..platform.errors import InputError
 from ..platform.logs import Logs
 from ..platform.settings import WorldSettings
 from . import builtin_text as text
@@ -55,12 +56,18 @@ class _Truth:
 
 
 def builtin_world(settings: WorldSettings) -> tuple[Logs, World]:
-    """Generates the logs and the world they came from. A function of the settings alone."""
+    """Generates the logs and the world they came from. A function of the settings alone.
+
+    Raises:
+        InputError: there are not users enough for both training and judging.
+    """
+    if settings.users < 2:
+        raise InputError(f"world.users={settings.users}: give at least 2, one to train with and one to judge by")
     truth = _truth(settings)
     logs = _logs(truth, settings)
     users, items = truth.users.astype(np.float32), truth.items.astype(np.float32)
     order = np.random.default_rng([settings.seed, 3]).permutation(settings.users)
-    judged = max(1, round(settings.users * settings.judge_share))
+    judged = min(max(round(settings.users * settings.judge_share), 1), settings.users - 1)
     popularity = np.bincount(logs.items[logs.positive], minlength=settings.items)
     world = World(
         name="builtin",

@@ -85,6 +85,7 @@ def title(number: int) -> str:
 
 
 def topic_name(topic: int) -> str:
+    """The topic's name; past the list's end the topics repeat, numbered."""
     names = list(TOPICS)
     return names[topic] if topic < len(names) else f"{names[topic % len(names)]} {topic // len(names) + 1}"
 

@@ -6,7 +6,6 @@ batch plays as `reset(options={"session": b})` does here.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import gymnasium as gym
@@ -33,9 +32,11 @@ class ConcertEnv(ParallelEnv[str, Array, Array]):
 
     Agents: the recommenders (`cf`, `content`, `sentiment`), and `conductor` where a policy sets the fusion weights.
 
-    Observation: `Box(-100, 100, (5 + 3 d,), float32)`, d the tower's dimensions, or A for the conductor; see `BatchedEnv`.
+    Observation: `Box(-100, 100, (5 + 3 d,), float32)`, d the tower's dimensions, or A for the conductor; `BatchedEnv`
+    tells each entry.
     Action: a recommender's is `Box(-3, 3, (3 + d,), float32)`, three gains and a residual on its tower's query; the
-    conductor's is `Box(-5, 5, (A,), float32)`, a residual on the logarithm of the static weights. All zeros plays the static hybrid.
+    conductor's is `Box(-5, 5, (A,), float32)`, a residual on the logarithm of the static weights. All zeros plays the
+    static hybrid.
     Reward: the same for all agents, the sum that `reward.*` configures; by default the clicks on the slate, 0 to K.
     End: all agents terminate together when the user leaves, or are truncated together at the horizon; never both.
     Infos: `slate` (item ids) and `clicks` of the step, the same for all agents.
@@ -47,7 +48,7 @@ class ConcertEnv(ParallelEnv[str, Array, Array]):
         render_mode: `ansi` makes `render()` tell the last step in words.
     """
 
-    metadata = {"name": "concertrl_v0", "render_modes": ["ansi"], "is_parallelizable": True}
+    metadata: dict[str, Any] = {"name": "concertrl_v0", "render_modes": ["ansi"], "is_parallelizable": True}  # noqa: RUF012
 
     def __init__(self, stage: Stage, *, seed: int = 0, users: str = "train", render_mode: str | None = None) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -58,16 +59,23 @@ class ConcertEnv(ParallelEnv[str, Array, Array]):
         self._last: Step | None = None
         self.possible_agents = list(self._env.agents)
         self.agents: list[str] = []
+        ensemble, reach = self._env.ensemble, OBSERVATION_LIMIT
+        self._observation_spaces = {
+            agent: gym.spaces.Box(-reach, reach, (ensemble.observation_dim(agent),), np.float32)
+            for agent in self.possible_agents
+        }
+        self._action_spaces = {
+            agent: gym.spaces.Box(-limit, limit, (ensemble.action_dim(agent),), np.float32)
+            for agent, limit in ((agent, ensemble.action_limit(agent)) for agent in self.possible_agents)
+        }
 
-    @functools.cache  # noqa: B019 - PettingZoo wants the same space object at every call; an env keeps few
     def observation_space(self, agent: str) -> gym.spaces.Box:
-        size = self._env.ensemble.observation_dim(agent)
-        return gym.spaces.Box(-OBSERVATION_LIMIT, OBSERVATION_LIMIT, (size,), np.float32)
+        """The same space object at every call, as PettingZoo asks."""
+        return self._observation_spaces[agent]
 
-    @functools.cache  # noqa: B019
     def action_space(self, agent: str) -> gym.spaces.Box:
-        limit = self._env.ensemble.action_limit(agent)
-        return gym.spaces.Box(-limit, limit, (self._env.ensemble.action_dim(agent),), np.float32)
+        """The same space object at every call."""
+        return self._action_spaces[agent]
 
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None

@@ -13,8 +13,7 @@ The parameters are the most probable ones under Gaussian priors, found by miniba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..platform.draws import derive
 from ..platform.logs import Logs
+from ..platform.threads import torch_threads
 from .features import UserInputs, user_inputs
 
 NEGATIVES = 3
@@ -257,12 +257,6 @@ class _Factorisation(nn.Module):
         )
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Runs torch on one thread, so that sums are added in one order on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return torch_threads(1)

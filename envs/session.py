@@ -47,13 +47,9 @@ class State:
     satiation: Tensor
     patience: Tensor
 
-    def where(self, mask: Tensor, other: State) -> State:
-        """Rows of `other` where `mask` `(B,)` holds, rows of this state elsewhere."""
-        merged = {}
-        for name, mine in vars(self).items():
-            shaped = mask.view(-1, *[1] * (mine.dim() - 1))
-            merged[name] = torch.where(shaped, getattr(other, name), mine)
-        return State(**merged)
+    def put(self, rows: Tensor, other: State) -> State:
+        """A state with the R sessions of `other` in `rows` `(R,)` int64, and this one's elsewhere."""
+        return State(**{name: mine.index_copy(0, rows, getattr(other, name)) for name, mine in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -74,12 +70,15 @@ class Response:
     left: Tensor
 
 
-def begin(world: World, users: Tensor, seed: int, session: Tensor) -> State:
-    """Sessions `session` `(B,)`, each by a user drawn from `users` by (seed, session), with an intent of the day."""
+def begin(world: World, users: Tensor, seed: int, session: Tensor, spread: Tensor | None = None) -> State:
+    """Sessions `session` `(B,)`, each by a user drawn from `users` by (seed, session), with an intent of the day.
+
+    `spread` `(d,)` is the tastes' standard deviation, where the caller has it already.
+    """
     zero = torch.zeros_like(session)
     drawn = draws.uniform(seed, session, zero, USER, 1)[:, 0]
     user = users[(drawn * len(users)).long().clamp_max(len(users) - 1)]
-    spread = world.user_vectors.std(0)
+    spread = world.user_vectors.std(0) if spread is None else spread
     intent = draws.normal(seed, session, zero, INTENT, world.user_vectors.shape[1])
     return State(
         session=session,
@@ -110,18 +109,16 @@ def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State
         The state after the step, and the response.
     """
     places = slate.shape[1]
-
-    def chance(stream: int) -> Tensor:
-        return draws.uniform(seed, state.session, state.step, stream, places)
-
+    counts = {LOOK: places, CLICK: places, CONVERT: places, DWELL: 2 * places, TASTE: 2 * state.taste.shape[1]}
+    chance = draws.uniforms(seed, state.session, state.step, counts)
     logit = appeal(world, state, slate)
-    looked = chance(LOOK) < look_probability(world, places, slate.device)
-    click = (looked & (chance(CLICK) < torch.sigmoid(logit))).float()
+    looked = chance[LOOK] < look_probability(world, places, slate.device)
+    click = (looked & (chance[CLICK] < torch.sigmoid(logit))).float()
     quality = world.item_quality[slate]
-    converted = chance(CONVERT) < torch.sigmoid(world.mechanics.conversion_bias + quality)
-    noise = draws.normal(seed, state.session, state.step, DWELL, places)
+    converted = chance[CONVERT] < torch.sigmoid(world.mechanics.conversion_bias + quality)
+    noise = draws.gaussian(chance[DWELL])
     dwell = world.mechanics.dwell_s * torch.exp(0.3 * (logit.clamp(-3, 3) + quality) + DWELL_SPREAD * noise)
-    moved = _move_on(world, state, slate, click, seed)
+    moved = _move_on(world, state, slate, click, draws.gaussian(chance[TASTE]))
     response = Response(
         click=click,
         conversion=click * converted,
@@ -132,8 +129,11 @@ def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State
     return moved, response
 
 
-def _move_on(world: World, state: State, slate: Tensor, click: Tensor, seed: int) -> State:
-    """Satiation builds up where items were shown, patience is spent on poor slates, taste drifts to what was clicked."""
+def _move_on(world: World, state: State, slate: Tensor, click: Tensor, walk: Tensor) -> State:
+    """Satiation builds up where items were shown, patience is spent on poor slates, taste drifts to what was clicked.
+
+    `walk` `(B, d)` is standard normal.
+    """
     rules = world.mechanics
     shown = torch.zeros_like(state.satiation).scatter_add_(1, world.item_topic[slate], torch.ones_like(click))
     clicks = click.sum(1)
@@ -142,7 +142,6 @@ def _move_on(world: World, state: State, slate: Tensor, click: Tensor, seed: int
     won = rules.patience_recovery * (missed == 0)
     pull = (world.item_vectors[slate] * click[:, :, None]).sum(1) / clicks.clamp_min(1.0)[:, None]
     pulled = rules.drift * (clicks > 0)[:, None]
-    walk = draws.normal(seed, state.session, state.step, TASTE, state.taste.shape[1])
     return replace(
         state,
         step=state.step + 1,

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from .. import __version__
 from ..agents.ensemble import Ensemble
 from ..agents.tower import History, Tower
-from ..agents.towers import fit_towers, load_towers, save_towers
+from ..agents.towers import code_parts, fit_towers, load_towers, save_towers
 from ..platform.cache import cache_folder
 from ..platform.dataset import Dataset, load_dataset
 from ..platform.draws import derive
@@ -45,6 +45,9 @@ LEAST_WEIGHT = 0.05
 """What the team's static weights leave an agent that the search of the best static fusion gave less, before they are
 scaled to sum to 1; the yardstick `best_static` keeps what was found."""
 
+CHECK = "sha256"
+"""The file that says what a stage's other files hold."""
+
 SEARCH = 50_000
 """Parts the seeds of the searches from all others of a run."""
 
@@ -57,9 +60,9 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
     """
     dataset = _dataset(experiment)
     folder = _folder(experiment, dataset)
-    if (folder / "stage.json").is_file():
+    if folder.exists():
         try:
-            return load_stage(folder, experiment)
+            return _as_of_now(load_stage(folder, experiment), dataset)
         except (InputError, OSError, ValueError, KeyError, SafetensorError):
             say(f"the cached stage {folder.name} is damaged; it is made again")
             shutil.rmtree(folder, ignore_errors=True)
@@ -68,8 +71,16 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
     return stage
 
 
+def _as_of_now(stage: Stage, dataset: Dataset | None) -> Stage:
+    """The stage under this experiment's name, with the dataset where it lies now: neither is part of the key."""
+    if dataset is None:
+        return stage
+    world = replace(stage.world, name=stage.experiment.name)
+    return replace(stage, world=world, data=_facts(stage.experiment, world, dataset))
+
+
 def keep(stage: Stage) -> None:
-    """Puts a stage into the cache as the one of its experiment, so that `prepare` gives it, here or in an env runner."""
+    """Puts a stage into the cache as that of its experiment, so that `prepare` gives it, here or in an env runner."""
     save_stage(stage, _folder(stage.experiment, _dataset(stage.experiment)))
 
 
@@ -91,12 +102,25 @@ def _dataset(experiment: Experiment) -> Dataset | None:
 
 
 def _key(experiment: Experiment, dataset: Dataset | None) -> str:
-    """What the stage depends on, hashed: not the training, the cluster, or where the dataset lies."""
+    """What the stage depends on, hashed: not the training, the cluster, or where the dataset lies.
+
+    The code that makes a stage is part of it, so that a change of the code is not hidden by the cache.
+    """
     parts = experiment.model_dump(mode="json", include={"seed", "world", "agents", "fusion", "reward"})
     parts["agents"]["encoder"].pop("cache")
     parts |= {"slate": experiment.env.slate, "horizon": experiment.env.horizon, "version": __version__}
     parts["data"] = dataset.digest if dataset else None
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for code in (*code_parts(), *_sources()):
+        digest.update(code)
+    return digest.hexdigest()[:24]
+
+
+def _sources() -> list[bytes]:
+    """The code of a stage beside that of its towers."""
+    room, platform = Path(__file__).parent, Path(__file__).parents[1] / "platform"
+    used = [platform / f"{name}.py" for name in ("dataset", "draws", "fusion", "logs", "ranking", "split")]
+    return [path.read_bytes() for path in (*sorted(room.glob("*.py")), *used)]
 
 
 def _make(experiment: Experiment, dataset: Dataset | None, say: Say) -> Stage:
@@ -198,17 +222,33 @@ def save_stage(stage: Stage, folder: Path) -> None:
         "data": stage.data,
     }
     (draft / "stage.json").write_text(json.dumps(words), "utf-8")
+    (draft / CHECK).write_text(_files_digest(draft), "ascii")
     try:
         os.replace(draft, folder)
     except OSError:
         # Another process has put the same stage there meanwhile.
         shutil.rmtree(draft, ignore_errors=True)
-        if not (folder / "stage.json").is_file():
+        if not (folder / CHECK).is_file():
             raise
 
 
+def _files_digest(folder: Path) -> str:
+    """The SHA-256 of all the stage's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECK:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def load_stage(folder: Path, experiment: Experiment) -> Stage:
-    """Reads a stage that `save_stage` wrote."""
+    """Reads a stage that `save_stage` wrote.
+
+    Raises:
+        InputError: the files are not those that were written.
+    """
+    if (folder / CHECK).read_text("ascii") != _files_digest(folder):
+        raise InputError(f"{folder}: damaged, not the bytes that were saved")
     words = json.loads((folder / "stage.json").read_text("utf-8"))
     tensors = load_file(folder / "world.safetensors")
     weights, best = tensors.pop("stage.weights"), tensors.pop("stage.best_static")
@@ -216,6 +256,7 @@ def load_stage(folder: Path, experiment: Experiment) -> Stage:
     rule, data = tuple(words.pop("horizon_rule")), words.pop("data")
     mechanics = Mechanics.model_validate(words.pop("mechanics"))
     texts = {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
-    world = World(**tensors, **texts, history=history, mechanics=mechanics)
+    fields: dict[str, Any] = {**tensors, **texts, "history": history, "mechanics": mechanics}
+    world = World(**fields)
     ensemble = Ensemble(load_towers(folder / "towers"), experiment.fusion, weights)
     return Stage(experiment, world, ensemble, ensemble.read(history), best, rule, data)

@@ -69,12 +69,14 @@ def top(scores: Tensor, places: int) -> Tensor:
 
 
 def random(env: BatchedEnv, _: Mapping[str, Tensor]) -> Step:
+    """Items drawn at random, by (seed, session, step)."""
     state = env.state
     scores = draws.uniform(env.seed, state.session, state.step, RANDOM_STREAM, env.world.num_items)
     return env.show(top(env.unseen(scores), env.slate))
 
 
 def popular(env: BatchedEnv, _: Mapping[str, Tensor]) -> Step:
+    """The items that were liked most often in the train part."""
     return env.show(top(env.unseen(env.world.item_popularity.expand(env.sessions, -1)), env.slate))
 
 

@@ -85,7 +85,7 @@ class Judge:
         return mean, mean - reach, mean + reach
 
     def weights_through_session(self, act: Act) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Mean fusion weights `(T, A)` at each step of a session, with the middle 80 % of the sessions: mean, low, high."""
+        """Fusion weights `(T, A)` at each step of a session: their mean, and where the middle 80 % of sessions lie."""
         self._env.seed = derive(self.stage.experiment.seed, WATCH)
         seen: list[Tensor] = []
         play(self._env, act, watch=lambda step: seen.append(step.weights.cpu()))

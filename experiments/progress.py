@@ -1,4 +1,4 @@
-"""How a long command tells what it is doing: a bar on a terminal, plain lines elsewhere. All of it on standard error."""
+"""How a long command tells what it is doing: a bar on a terminal, plain lines elsewhere, on standard error."""
 
 from __future__ import annotations
 
@@ -80,9 +80,8 @@ class Narrator:
             f"ask the team  concertrl.load_team({result.model_uri!r}).recommend(['{self._someone(experiment)}'])",
         ]
         if run.undelivered:
-            lines.append(
-                f"MLflow did not answer: {run.undelivered_count} records wait in {run.undelivered}; see concertrl deliver"
-            )
+            waiting = f"{run.undelivered_count} records wait in {run.undelivered}"
+            lines.append(f"MLflow did not answer: {waiting}; `concertrl deliver` sends them")
         sys.stdout.write("\n".join(lines) + "\n")
 
     @staticmethod

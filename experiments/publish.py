@@ -112,7 +112,7 @@ def outcome(run: Run, story: Story) -> str:
 
 def description(story: Story) -> str:
     """The run in a few lines of Markdown."""
-    guide = "Open **Artifacts** for `report.html`, the pictures in `plots`, and `session.txt`, one session step by step."
+    guide = "Open **Artifacts** for `report.html`, the pictures in `plots`, and one session told in `session.txt`."
     return f"{headline(story.rows)}\n\n```\n{text_table(story.rows)}\n```\n\n{guide}\n"
 
 
@@ -200,13 +200,14 @@ def _final(story: Story) -> dict[str, float]:
 def _report(run: Run, story: Story, pictures: dict[str, tuple[str, Figure]], model_uri: str) -> ReportInput:
     stage, experiment = story.stage, story.stage.experiment
     weights = zip(stage.ensemble.recommenders, stage.ensemble.weights.tolist(), strict=True)
+    team = story.scores["team"]
     facts = {
         "MLflow run": run.run_id,
         "seconds": story.seconds,
         "env_steps": story.env_steps,
         "seed": experiment.seed,
         "static weights": ", ".join(f"{name} {weight:.2f}" for name, weight in weights),
-        "mean session of the team": f"{story.scores['team'].length:.1f} slates, {story.scores['team'].clicks:.1f} clicks",
+        "mean session of the team": f"{team.length:.1f} slates, {team.clicks:.1f} clicks",
         "version": __version__,
     }
     return ReportInput(

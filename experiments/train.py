@@ -55,7 +55,8 @@ class History:
     high: list[float] = field(default_factory=list)
 
     def add(self, step: int, look: tuple[float, float, float]) -> None:
-        for kept, value in zip((self.steps, self.mean, self.low, self.high), (step, *look), strict=True):
+        self.steps.append(step)
+        for kept, value in zip((self.mean, self.low, self.high), look, strict=True):
             kept.append(value)
 
 

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, entity, step): the same session plays the same in any batch.
 
-A counter-based generator: the key of a row is hashed, not advanced, so no call order and no batch size can change what a
-session draws. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+A counter-based generator: the key of a row is hashed, not advanced, so no call order and no batch size can change what
+a session draws. The hash is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 generators"), whose output passes BigCrush on consecutive counters.
 """
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .cache import EmbeddingStore, cache_folder
 from .errors import InputError
 from .settings import EncoderSettings
+from .threads import all_cores, torch_threads
 
 EncodeProgress = Callable[[int, int, float], None]
 """Called with distinct texts done, distinct texts in all, and texts encoded a second."""
@@ -84,7 +85,9 @@ class Encoder:
             start = time.perf_counter()
             for done in range(0, len(missing), GROUP):
                 group = missing[done : done + GROUP]
-                encoded = self._embed(group)
+                # Long and alone, unlike a session's steps: here every core helps.
+                with torch_threads(all_cores()):
+                    encoded = self._embed(group)
                 store.write([keys[text] for text in group], encoded)
                 vectors.update((keys[text], vector) for text, vector in zip(group, encoded, strict=True))
                 if progress:

@@ -1,4 +1,4 @@
-"""Errors a person is meant to read: each says what is wrong, where, and what to do. The command line prints one line."""
+"""Errors a person is meant to read: what is wrong, where, and what to do. The command line prints one line."""
 
 from __future__ import annotations
 

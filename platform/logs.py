@@ -71,7 +71,7 @@ class Logs:
         return replace(self, **arrays, reviews=tuple(self.reviews[row] for row in index))
 
     def padded(self, longest: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each user's last `longest` interactions, oldest first: items, ratings, weights, each `(U, L)`, padded with -1, 0, 0."""
+        """Each user's last `longest` interactions, oldest first: items, ratings, weights `(U, L)`, padded -1, 0, 0."""
         order = np.lexsort((np.arange(len(self)), self.timestamps, self.users))
         users = self.users[order]
         counts = np.bincount(users, minlength=self.num_users)

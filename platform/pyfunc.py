@@ -47,10 +47,10 @@ def download_model(uri: str, tracking_uri: str | None) -> Path:
         InputError: MLflow has no such model, or does not answer.
     """
     with quiet():
-        import mlflow
+        from mlflow.artifacts import download_artifacts
 
         target = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or local_uri(Path(TrackingSettings().folder))
         try:
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=target, registry_uri=target))
+            return Path(download_artifacts(artifact_uri=uri, tracking_uri=target, registry_uri=target))
         except Exception as error:  # MLflow raises of many kinds, its own and its stores'
             raise InputError(f"{uri}: not found in MLflow at {redact(target)}: {reason(error)}") from None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 ROWS_ALIKE = 8
-"""From this many rows on, a CPU matrix product gives each row the same bits whatever the batch; smaller ones are padded."""
+"""From this many rows on, a CPU matrix product gives a row the same bits in any batch; smaller ones are padded."""
 
 CHUNK = 64
 """Rows scored at a time, so that a block of scores stays in the processor's cache."""

@@ -69,7 +69,7 @@ class WorldSettings(Settings):
 class CollaborativeSettings(Settings):
     factors: Positive = 32
     iterations: Positive = 15
-    regularization: NonNegative = 20.0
+    regularization: NonNegative = 60.0
     alpha: NonNegative = Field(default=10.0, description="confidence a unit of weight adds")
     popularity: NonNegative = Field(
         default=0.15, description="what a standard deviation of log popularity adds to a score"
@@ -123,7 +123,7 @@ class AgentsSettings(Settings):
 class FusionSettings(Settings):
     method: Literal["weighted", "reciprocal_rank", "borda", "plurality"] = "weighted"
     weights: Literal["best", "equal"] | tuple[float, ...] = Field(
-        "best", description="static weights: `best` is searched on training users, or one number an agent"
+        default="best", description="static weights: `best` is searched on training users, or one number an agent"
     )
     conductor: bool = Field(
         default=True, description="a policy sets the weights from the session's state (weighted only)"
@@ -132,7 +132,7 @@ class FusionSettings(Settings):
 
 
 class EnvSettings(Settings):
-    sessions: Positive = Field(default=512, description="sessions stepped at once by each env runner")
+    sessions: Positive = Field(default=256, description="sessions stepped at once by each env runner")
     slate: Positive = 10
     horizon: Positive = Field(default=20, description="steps after which a session is truncated")
 
@@ -149,9 +149,9 @@ class RewardSettings(Settings):
 
 class TrainSettings(Settings):
     algorithm: Literal["ppo"] = "ppo"
-    iterations: int = Field(default=60, ge=0)
+    iterations: int = Field(default=120, ge=0)
     epochs: Positive = 4
-    minibatch: Positive = 2560
+    minibatch: Positive = 1280
     learning_rate: NonNegative = 1e-3
     gamma: Fraction = 0.98
     lambda_: Fraction = 0.95
@@ -163,7 +163,7 @@ class TrainSettings(Settings):
     hidden: tuple[Positive, ...] = (64, 64)
     initial_std: float = Field(default=0.5, gt=0, description="exploration of gains and fusion weights at the start")
     residual_std: float = Field(default=0.1, gt=0, description="exploration of the free residual at the start")
-    checkpoint_every: Positive = 20
+    checkpoint_every: Positive = 40
 
 
 class EvaluateSettings(Settings):
@@ -217,4 +217,11 @@ class Experiment(Settings):
             raise ValueError(f"fusion.weights has {len(weights)} numbers for {len(self.agents.names)} agents")
         if not isinstance(weights, str) and (min(weights) < 0 or sum(weights) <= 0):
             raise ValueError("fusion.weights must be at least 0, and not all 0")
+        learners = self.cluster.num_learners
+        if learners and self.env.sessions % learners:
+            # Learners step together; one with more sessions than another would wait for it without end.
+            raise ValueError(
+                f"env.sessions={self.env.sessions} cannot be shared out evenly among {learners} learners; "
+                f"make it a multiple of cluster.num_learners"
+            )
         return self

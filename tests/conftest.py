@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from concertrl.envs import Stage
 
 # Before torch is imported: equal results whatever the machine, and no quarrel over its cores.
 for _library in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -27,3 +32,73 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("CONCERTRL_DATA names no folder of real data")
     return Path(folder)
+
+
+# Stages are kept in the user's cache, under a key that holds the code too: the first session of tests makes them.
+
+CHEAP_TOWERS = ("agents.content.factors=8", "agents.sentiment.max_reviews=500", "agents.encoder.max_tokens=32")
+
+
+@pytest.fixture(scope="session")
+def builtin_stage() -> Stage:
+    """The packaged `builtin` experiment as it is."""
+    return stage_of("builtin")
+
+
+@pytest.fixture(scope="session")
+def small_stage() -> Stage:
+    """A builtin world of 120 users and 150 items, short sessions."""
+    sizes = ("world.users=120", "world.items=150", "world.topics=6", "env.slate=5", "env.horizon=8", "fusion.ballot=20")
+    return stage_of("builtin", *sizes, *CHEAP_TOWERS)
+
+
+@pytest.fixture(scope="session")
+def instruments_stage(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """The real Amazon world, whole, with towers that are quick to fit."""
+    return _real_stage("instruments", "amazon", data_folder / "amazon-musical-instruments-5core", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def movielens_stage(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """The real MovieLens world, whole, with towers that are quick to fit; minutes the first time."""
+    return _real_stage("movielens", "movielens", data_folder / "ml-latest-small", tmp_path_factory)
+
+
+def _real_stage(name: str, source: str, raw: Path, folders: pytest.TempPathFactory) -> Stage:
+    from concertrl.platform.ingest import ingest
+
+    dataset = folders.mktemp("datasets") / name
+    ingest(source, raw, dataset)
+    return stage_of(name, f"dataset={dataset}", *CHEAP_TOWERS)
+
+
+def stage_of(name: str, *overrides: str) -> Stage:
+    from concertrl.envs import prepare
+    from concertrl.platform.experiment import load_experiment
+
+    return prepare(load_experiment(name, overrides))
+
+
+WORLDS = ("builtin", "small", "instruments", pytest.param("movielens", marks=pytest.mark.slow))
+
+
+@pytest.fixture(scope="session", params=WORLDS)
+def stage(request: pytest.FixtureRequest) -> Stage:
+    """Every world in turn."""
+    return request.getfixturevalue(f"{request.param}_stage")
+
+
+@pytest.fixture
+def stage_with(small_stage: Stage) -> Callable[..., Stage]:
+    """The small stage under changed fusion settings, or with another world: `stage_with(world=..., method="borda")`."""
+    from dataclasses import replace
+
+    from concertrl.agents.ensemble import Ensemble
+
+    def build(world: object = None, **fusion: object) -> Stage:
+        settings = small_stage.experiment.fusion.model_copy(update=fusion)
+        ensemble = Ensemble(small_stage.ensemble.towers, settings, small_stage.ensemble.weights)
+        experiment = small_stage.experiment.model_copy(update={"fusion": settings})
+        return replace(small_stage, experiment=experiment, ensemble=ensemble, world=world or small_stage.world)
+
+    return build
