@@ -44,7 +44,9 @@ from ..platform.settings import Experiment
 SESSIONS, EXPLORATION = 1, 2
 """Streams of a runner's seeds."""
 
-CLICKS_MEAN = "session_clicks_mean"
+SESSION_SUMS = ("session_return_sum", "session_length_sum", "session_clicks_sum")
+"""Names of the metrics that add up the sessions that ended in a sample; `num_episodes` counts them."""
+
 FUSION_WEIGHT = "fusion_weight"
 
 LOG_TAU = math.log(2.0 * math.pi)
@@ -95,6 +97,8 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         # Every fresh start plays sessions that were not played before.
         self._observations = self.env.reset(first=self._samples << 32)
         self._tally = torch.zeros(3, self.num_envs, device=self.device)
+        self._ended: list[Tensor] = []
+        self._weights: list[Tensor] = []
 
     def get_spaces(self) -> dict[str, Any]:
         spaces = spaces_of(self.env) if self.env is not None else self.config.env_config["spaces"]
@@ -137,8 +141,12 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
             self._start_over()
         noise = torch.Generator(device=self.device).manual_seed(derive(self.seed, EXPLORATION, self._samples))
         self._samples += 1
+        self._ended: list[Tensor] = []
+        self._weighed = torch.zeros(len(self.env.recommenders), device=self.device)
         with self.metrics.log_time(SAMPLE_TIMER):
             columns = self._collect(steps, noise if explore else None, random_actions)
+        self._log_sessions(steps)
+        self._log_sessions()
         self._log_steps(steps * self.num_envs)
         return [self._as_batch(columns, steps)]
 
@@ -215,24 +223,29 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     # --- metrics
 
     def _count(self, step: Step) -> None:
-        """Return, length and clicks of the sessions that go on; those that ended are logged and set back."""
+        """Return, length and clicks of the sessions that go on; those that ended are set aside."""
         self._tally += torch.stack([step.reward, torch.ones_like(step.reward), step.response.click.sum(1)])
-        for place, agent in enumerate(self.env.recommenders):
-            self.metrics.log_value(
-                (FUSION_WEIGHT, agent), float(step.weights[:, place].mean()), reduce="mean", window=20
-            )
+        self._weights.append(step.weights.mean(0))
         done = step.done
-        if not bool(done.any()):
-            return
-        returns, lengths, clicks = self._tally[:, done]
+        if bool(done.any()):
+            self._ended.append(self._tally[:, done])
+            self._tally[:, done] = 0.0
+
+    def _log_sessions(self) -> None:
+        """Once a sample, so that every session that ended in it counts alike, and a GPU is waited for once."""
         log = self.metrics.log_value
-        log(NUM_EPISODES, len(returns), reduce="sum")
-        log(NUM_EPISODES_LIFETIME, len(returns), reduce="lifetime_sum")
-        for name, values in ((EPISODE_RETURN_MEAN, returns), (EPISODE_LEN_MEAN, lengths), (CLICKS_MEAN, clicks)):
-            log(name, float(values.mean()), reduce="mean", window=20)
-        log(EPISODE_RETURN_MIN, float(returns.min()), reduce="min", window=20)
-        log(EPISODE_RETURN_MAX, float(returns.max()), reduce="max", window=20)
-        self._tally[:, done] = 0.0
+        weights = torch.stack(self._weights).mean(0).tolist()
+        for agent, weight in zip(self.env.recommenders, weights, strict=True):
+            log((FUSION_WEIGHT, agent), weight, reduce="mean", window=20)
+        if self._ended:
+            returns, lengths, clicks = torch.cat(self._ended, dim=1).cpu()
+            log(NUM_EPISODES, len(returns), reduce="sum")
+            log(NUM_EPISODES_LIFETIME, len(returns), reduce="lifetime_sum")
+            for name, values in ((EPISODE_RETURN_MEAN, returns), (EPISODE_LEN_MEAN, lengths), (CLICKS_MEAN, clicks)):
+                log(name, float(values.mean()), reduce="mean", window=20)
+            log(EPISODE_RETURN_MIN, float(returns.min()), reduce="min", window=20)
+            log(EPISODE_RETURN_MAX, float(returns.max()), reduce="max", window=20)
+        self._weights, self._ended = [], []
 
     def _log_steps(self, steps: int) -> None:
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")

@@ -20,6 +20,7 @@ from ..agents.team import Catalog, Team, hash_user
 from ..envs import Stage
 from ..platform.errors import ConcertError
 from .algorithms import ALGORITHMS
+from .runner import FUSION_WEIGHT, SESSION_SUMS
 
 POLICY = "policy."
 
@@ -61,25 +62,15 @@ class Trainer:
             raise ConcertError("no env runner sampled anything in this iteration; see the Ray logs of the runners")
         metrics = {
             **_team_metrics(result[ENV_RUNNER_RESULTS]),
-            **self._agent_metrics(result),
+            **_agent_metrics(result),
             **_throughput(result, self.env_steps - before),
         }
+        if "team/return" in metrics:
+            # The reward is the team's, so every agent is paid the same.
+            metrics |= {f"agent/{agent}/reward": metrics["team/return"] for agent in self.stage.ensemble.agents}
         broken = [name for name, value in metrics.items() if name.endswith("/loss") and not math.isfinite(value)]
         if broken:
             raise ConcertError(f"{broken[0]} is not finite; lower train.learning_rate, or raise train.minibatch")
-        return metrics
-
-    def _agent_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        runner, metrics = result[ENV_RUNNER_RESULTS], {}
-        for agent, values in result[LEARNER_RESULTS].items():
-            for theirs, ours in OF_AGENT.items():
-                if theirs in values:
-                    metrics[f"agent/{agent}/{ours}"] = float(values[theirs])
-            if agent in self.stage.ensemble.agents and "episode_return_mean" in runner:
-                # The reward is the team's, so every agent is paid the same.
-                metrics[f"agent/{agent}/reward"] = float(runner["episode_return_mean"])
-        for agent, weight in runner.get("fusion_weight", {}).items():
-            metrics[f"agent/{agent}/fusion_weight"] = float(weight)
         return metrics
 
     def team(self) -> Team:
@@ -120,13 +111,23 @@ def untrained_team(stage: Stage, policies: Mapping[str, Policy] | None = None) -
 
 
 def _team_metrics(runner: Mapping[str, Any]) -> dict[str, float]:
-    names = {
-        "episode_return_mean": "team/return",
-        "episode_len_mean": "team/length",
-        "session_clicks_mean": "team/clicks",
-    }
+    """Means over the sessions that ended in this iteration, whichever runner played them."""
     # With a horizon longer than the fragment no session may have ended yet.
-    return {ours: float(runner[theirs]) for theirs, ours in names.items() if theirs in runner}
+    if not (ended := float(runner["num_episodes"])):
+        return {}
+    names = ("team/return", "team/length", "team/clicks")
+    return {ours: float(runner[theirs]) / ended for ours, theirs in zip(names, SESSION_SUMS, strict=True)}
+
+
+def _agent_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    metrics = {}
+    for agent, values in result[LEARNER_RESULTS].items():
+        for theirs, ours in OF_AGENT.items():
+            if theirs in values:
+                metrics[f"agent/{agent}/{ours}"] = float(values[theirs])
+    for agent, weight in result[ENV_RUNNER_RESULTS].get(FUSION_WEIGHT, {}).items():
+        metrics[f"agent/{agent}/fusion_weight"] = float(weight)
+    return metrics
 
 
 def _throughput(result: Mapping[str, Any], steps: int) -> dict[str, float]:

@@ -30,9 +30,9 @@ class Mechanics(Settings):
     """How the users of a world behave over a session. Logits unless said otherwise; a step is one slate."""
 
     satiation_gain: NonNegative = Field(
-        default=0.1, description="logits lost in a topic for each item of it that is shown"
+        default=0.13, description="logits lost in a topic for each item of it that is shown"
     )
-    satiation_fade: Fraction = Field(default=0.8, description="share of the satiation that is left after a step")
+    satiation_fade: Fraction = Field(default=0.7, description="share of the satiation that is left after a step")
     position_bias: NonNegative = Field(
         default=0.15, description="an item in place k (from 1) is looked at with probability k ** -this"
     )
@@ -56,7 +56,7 @@ class WorldSettings(Settings):
     """The users to train with: `builtin` is generated, `logs` is fitted to a dataset."""
 
     kind: Literal["builtin", "logs"] = "builtin"
-    users: Positive = Field(default=800, description="builtin: users")
+    users: Positive = Field(default=600, description="builtin: users")
     items: Positive = Field(default=800, description="builtin: items")
     topics: Positive = Field(default=20, description="topics that users tire of")
     seed: int = Field(default=0, description="of the world itself, apart from the run's seed")
@@ -149,7 +149,7 @@ class RewardSettings(Settings):
 
 class TrainSettings(Settings):
     algorithm: Literal["ppo"] = "ppo"
-    iterations: int = Field(default=120, ge=0)
+    iterations: int = Field(default=140, ge=0)
     epochs: Positive = 4
     minibatch: Positive = 1280
     learning_rate: NonNegative = 1e-3
