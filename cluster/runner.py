@@ -23,10 +23,6 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MEAN,
-    EPISODE_RETURN_MAX,
-    EPISODE_RETURN_MEAN,
-    EPISODE_RETURN_MIN,
     NUM_AGENT_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -97,8 +93,6 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         # Every fresh start plays sessions that were not played before.
         self._observations = self.env.reset(first=self._samples << 32)
         self._tally = torch.zeros(3, self.num_envs, device=self.device)
-        self._ended: list[Tensor] = []
-        self._weights: list[Tensor] = []
 
     def get_spaces(self) -> dict[str, Any]:
         spaces = spaces_of(self.env) if self.env is not None else self.config.env_config["spaces"]
@@ -146,7 +140,6 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         with self.metrics.log_time(SAMPLE_TIMER):
             columns = self._collect(steps, noise if explore else None, random_actions)
         self._log_sessions(steps)
-        self._log_sessions()
         self._log_steps(steps * self.num_envs)
         return [self._as_batch(columns, steps)]
 
@@ -223,29 +216,24 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     # --- metrics
 
     def _count(self, step: Step) -> None:
-        """Return, length and clicks of the sessions that go on; those that ended are set aside."""
+        """Return, length and clicks of the sessions that go on; those of the sessions that ended are set aside."""
         self._tally += torch.stack([step.reward, torch.ones_like(step.reward), step.response.click.sum(1)])
-        self._weights.append(step.weights.mean(0))
+        self._weighed += step.weights.mean(0)
         done = step.done
         if bool(done.any()):
             self._ended.append(self._tally[:, done])
             self._tally[:, done] = 0.0
 
-    def _log_sessions(self) -> None:
+    def _log_sessions(self, steps: int) -> None:
         """Once a sample, so that every session that ended in it counts alike, and a GPU is waited for once."""
         log = self.metrics.log_value
-        weights = torch.stack(self._weights).mean(0).tolist()
-        for agent, weight in zip(self.env.recommenders, weights, strict=True):
+        for agent, weight in zip(self.env.recommenders, (self._weighed / steps).tolist(), strict=True):
             log((FUSION_WEIGHT, agent), weight, reduce="mean", window=20)
-        if self._ended:
-            returns, lengths, clicks = torch.cat(self._ended, dim=1).cpu()
-            log(NUM_EPISODES, len(returns), reduce="sum")
-            log(NUM_EPISODES_LIFETIME, len(returns), reduce="lifetime_sum")
-            for name, values in ((EPISODE_RETURN_MEAN, returns), (EPISODE_LEN_MEAN, lengths), (CLICKS_MEAN, clicks)):
-                log(name, float(values.mean()), reduce="mean", window=20)
-            log(EPISODE_RETURN_MIN, float(returns.min()), reduce="min", window=20)
-            log(EPISODE_RETURN_MAX, float(returns.max()), reduce="max", window=20)
-        self._weights, self._ended = [], []
+        ended = torch.cat([torch.empty(3, 0, device=self.device), *self._ended], dim=1)
+        log(NUM_EPISODES, ended.shape[1], reduce="sum")
+        log(NUM_EPISODES_LIFETIME, ended.shape[1], reduce="lifetime_sum")
+        for name, total in zip(SESSION_SUMS, ended.sum(1).tolist(), strict=True):
+            log(name, total, reduce="sum")
 
     def _log_steps(self, steps: int) -> None:
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")

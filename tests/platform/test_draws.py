@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from concertrl.platform.draws import derive, mix, normal, uniform
+from concertrl.platform.draws import derive, gaussian, mix, normal, uniform, uniforms
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -92,6 +92,22 @@ def test_neighbours_are_uncorrelated() -> None:
     }
     found = {name: correlation(base[:, 0], other[:, 0]) for name, other in others.items()}
     assert max(map(abs, found.values())) < LEAST_CORRELATION, found
+
+
+def test_several_streams_at_once_are_each_what_they_are_alone() -> None:
+    sessions, steps = numbers(6), numbers(6, 3)
+    drawn = uniforms(4, sessions, steps, {2: 3, 9: 1, 0: 8})
+    assert list(drawn) == [2, 9, 0]
+    for stream, values in drawn.items():
+        assert torch.equal(values, uniform(4, sessions, steps, stream, values.shape[1]))
+    assert torch.equal(gaussian(drawn[0]), normal(4, sessions, steps, 0, 4))
+
+
+def test_derived_seeds_mix_as_the_tensors_do() -> None:
+    """So that a seed derived in Python and a key mixed on a device come from one generator."""
+    gamma = 0x9E3779B97F4A7C15 - (1 << 64)
+    for seed in (0, 1, 2**31 - 1, -5):
+        assert derive(seed) == int(mix(torch.tensor(seed) + gamma)) & (1 << 63) - 1
 
 
 def test_derived_seeds_are_distinct_and_in_range() -> None:
