@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .platform.destination import local_uri, redact
 from .platform.errors import ConcertError, InputError
 from .platform.experiment import load_experiment, packaged_experiments, settings_help
 from .platform.settings import Experiment
@@ -35,7 +36,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except ConcertError as error:
-            click.echo(f"concertrl: {error}", err=True)
+            click.echo(f"concertrl: {redact(str(error))}", err=True)
             sys.exit(error.exit_status)
 
     return run
@@ -127,7 +128,7 @@ def _experiment(source: str, overrides: tuple[str, ...]) -> tuple[Experiment, st
     if "=" in source:  # no experiment named: the first word is an override
         source, overrides = "builtin", (source, *overrides)
     words = [part for part in (source, *overrides) if "tracking.uri" not in part]
-    return load_experiment(source, overrides), shlex.join(["concertrl", "train", *words])
+    return load_experiment(source, overrides), redact(shlex.join(["concertrl", "train", *words]))
 
 
 @main.command(epilog=settings_help())
@@ -188,8 +189,6 @@ def ui(folder: Path, port: int) -> None:
     \b
     concertrl ui --port 5001
     """
-    from .platform.destination import local_uri, redact
-
     uri = os.environ.get("MLFLOW_TRACKING_URI") or local_uri(folder)
     if uri == local_uri(folder) and not (folder / "mlflow.db").is_file():
         raise InputError(f"{folder}: no runs here yet; `concertrl train` makes one, or give --folder")
@@ -230,7 +229,11 @@ def deliver(folder: Path, uri: str | None) -> None:
 
 @main.command()
 def experiments() -> None:
-    """List the packaged experiments."""
+    """List the packaged experiments.
+
+    \b
+    concertrl experiments
+    """
     click.echo("\n".join(packaged_experiments()))
 
 

@@ -52,10 +52,12 @@ def fit(logs: Logs, settings: CollaborativeSettings, seed: int) -> Tower:
     }
     if settings.popularity == 0:
         return calibrated(Tower("cf", vectors, "ridge", extras, facts), logs)
-    extras["pull"] = torch.tensor(settings.popularity, dtype=torch.float32)
+    # Of the factors' size, so that traces and residuals speak of tastes as loudly as of popularity.
+    unit = settings.factors**-0.5
+    extras["pull"] = torch.tensor(settings.popularity / unit, dtype=torch.float32)
     facts["popularity"] = f"its logarithm weighs {settings.popularity:g} a standard deviation beside the factors"
-    vectors = torch.cat([vectors, _popularity(logs)], dim=1)
-    return calibrated(Tower("cf", vectors, "popular_ridge", extras, facts), logs)
+    vectors = torch.cat([vectors, unit * _popularity(logs)], dim=1)
+    return calibrated(Tower("cf", vectors, "popular_ridge", extras, facts, common=1), logs)
 
 
 def _popularity(logs: Logs) -> torch.Tensor:

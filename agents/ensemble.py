@@ -33,7 +33,7 @@ CONDUCTOR = "conductor"
 TRACE_FADE = 0.8
 """Share of a trace that is left after a step."""
 
-GAINS = (1.0, 4.0, 2.0)
+GAINS = (1.0, 4.0, 1.0)
 """Units of a recommender's gains on its query, its click trace and its shown trace."""
 
 QUERY_LIMIT = 3.0
@@ -101,14 +101,24 @@ class Ensemble:
         conducted = fusion.conductor and fusion.method == "weighted"
         self.agents = (*self.recommenders, CONDUCTOR) if conducted else self.recommenders
         self.device = weights.device
-        self.weights = weights / weights.sum()
+        total = float(weights.sum())
+        # Normalised weights stay as they are to the last bit, so that a team saved and loaded is the same team.
+        self.weights = weights if abs(total - 1.0) < 1e-6 else weights / total
         self.dims = {name: tower.dim for name, tower in self.towers.items()}
         # Centred once, so that a query's scores have mean 0 and a variance that needs no scores.
         centred = [tower.item_vectors - tower.item_vectors.mean(0) for tower in self.towers.values()]
         self._columns = [vectors.t().contiguous() for vectors in centred]
         self._covariance = [vectors.t() @ vectors / len(vectors) for vectors in centred]
         self._vectors = torch.cat(centred, dim=1)
-        self._scale = torch.cat([torch.full((dim,), math.sqrt(dim), device=self.device) for dim in self.dims.values()])
+        self._scale = torch.cat([self._trace_scale(tower) for tower in self.towers.values()])
+
+    def _trace_scale(self, tower: Tower) -> Tensor:
+        """`(d_k,)`: what brings a trace of item vectors to the units of a query; 0 where it says nothing of taste."""
+        # Where popularity leads the queries, their taste is small, and so must be what is added to it.
+        taste = float(tower.extras.get("taste", 1.0))
+        scale = torch.full((tower.dim,), taste * math.sqrt(tower.dim), device=self.device)
+        scale[tower.dim - tower.common :] = 0.0
+        return scale
 
     def to(self, device: torch.device | str) -> Ensemble:
         moved = {name: tower.to(device) for name, tower in self.towers.items()}
@@ -180,7 +190,7 @@ class Ensemble:
         """The agents' queries, one `(B, d_k)` a tower, scaled so that the scores of the catalog have variance 1.
 
         An action `(B, 3 + d_k)` is three gains and a residual r: the agent asks for
-        (1 + g1) query + 4 g2 clicked + 2 g3 shown + r. An agent that is missing from `actions` asks as its tower does.
+        (1 + g1) query + 4 g2 clicked + g3 shown + r. An agent that is missing from `actions` asks as its tower does.
         """
         clicked, shown = self._scaled(traces)
         queries = []

@@ -60,7 +60,8 @@ def calibrated(tower: Tower, logs: Logs) -> Tower:
     """The tower with what `profile` needs to know of the users it was fitted on, in `extras`.
 
     `prior` `(d,)`: their mean query, of those whose history says something. `gain` scalar: what makes their queries'
-    components 1 in the root mean square, so that queries of all towers are of one size to the policies.
+    components 1 in the root mean square, so that queries of all towers are of one size to the policies. `taste` scalar:
+    the root mean square that leaves to the columns that are not common.
     """
     history = History(*logs.padded(LONGEST))
     sample = torch.linspace(0, len(history) - 1, min(len(history), FIT_USERS), dtype=torch.float64).long()
@@ -70,7 +71,8 @@ def calibrated(tower: Tower, logs: Logs) -> Tower:
     if not len(queries):
         raise InputError(f'no user has a history that the "{tower.name}" agent can read')
     size = queries.square().mean().sqrt()
-    return replace(tower, extras={**tower.extras, "prior": queries.mean(0), "gain": 1 / size})
+    taste = queries[:, : tower.dim - tower.common].square().mean().sqrt() / size
+    return replace(tower, extras={**tower.extras, "prior": queries.mean(0), "gain": 1 / size, "taste": taste})
 
 
 def ridge(tower: Tower, history: History) -> Tensor:

@@ -58,6 +58,8 @@ class Tower:
         profile_kind: which registered function reads a history (`agents/profiles.py`).
         extras: other tensors that the profile function needs, by name (a regularised Gram matrix, a prior ...).
         facts: what the tower was fitted on, in words, for the run and the report.
+        common: how many of the last columns are no matter of taste (popularity): the traces of what a session has
+            clicked and shown leave them out.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Tower:
     profile_kind: str
     extras: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    common: int = 0
 
     @property
     def dim(self) -> int:

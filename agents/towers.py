@@ -90,6 +90,7 @@ class _Entry(BaseModel):
     facts: dict[str, str]
     shapes: dict[str, list[int]]
     sha256: str
+    common: int = 0
 
 
 class _Index(BaseModel):
@@ -108,7 +109,14 @@ def save_towers(towers: dict[str, Tower], folder: Path) -> None:
         shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
         sha256 = hashlib.sha256(data).hexdigest()
         entries.append(
-            _Entry(name=name, profile_kind=tower.profile_kind, facts=tower.facts, shapes=shapes, sha256=sha256)
+            _Entry(
+                name=name,
+                profile_kind=tower.profile_kind,
+                facts=tower.facts,
+                shapes=shapes,
+                sha256=sha256,
+                common=tower.common,
+            )
         )
     write_whole(folder / INDEX, _Index(format=1, towers=entries).model_dump_json(indent=1).encode())
 
@@ -148,7 +156,7 @@ def _load(path: Path, entry: _Entry) -> Tower:
             raise ValueError("the shapes are not those of the index")
         vectors = tensors.pop("item_vectors")
         extras = {key.removeprefix("extras."): tensor for key, tensor in tensors.items()}
-        tower = Tower(entry.name, vectors, entry.profile_kind, extras, entry.facts)
+        tower = Tower(entry.name, vectors, entry.profile_kind, extras, entry.facts, entry.common)
         _ask(tower)
     except (SafetensorError, ValueError, KeyError, RuntimeError, IndexError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -21,27 +21,28 @@ REWARD_SCALE = "reward_scale"
 
 
 class BatchedPPOLearner(PPOTorchLearner):
-    """`PPOTorchLearner` on batches of columns `(B, T, ...)`; the loss, the optimisers and the minibatches are RLlib's."""
+    """`PPOTorchLearner` on columns `(B, T, ...)`; the loss, the optimisers and the minibatches are RLlib's."""
 
     @torch.no_grad()
     def _make_batch_if_necessary(self, training_data: Any) -> MultiAgentBatch:
         batch = self._convert_batch_type(training_data.batch)
         flat = {agent: self._with_advantages(agent, columns) for agent, columns in batch.policy_batches.items()}
-        steps = next(iter(flat.values()))[Columns.ACTION_LOGP].shape[0]
-        return MultiAgentBatch(flat, env_steps=steps)
+        logp: Any = next(iter(flat.values()))[Columns.ACTION_LOGP]
+        return MultiAgentBatch(flat, env_steps=len(logp))
 
-    def _with_advantages(self, agent: str, columns: SampleBatch) -> SampleBatch:
+    def _with_advantages(self, agent: str, columns: Any) -> SampleBatch:
         """An agent's columns, flattened to `(B * T, ...)`, with standardised advantages and value targets."""
+        config: Any = self.config
         ends = columns[Columns.TERMINATEDS] | columns[Columns.TRUNCATEDS]
         values, following = self._values(agent, columns, ends)
         following = following.masked_fill(columns[Columns.TERMINATEDS], 0.0)
         advantages, targets = generalised_advantages(
-            columns[Columns.REWARDS] * self.config.learner_config_dict[REWARD_SCALE],
+            columns[Columns.REWARDS] * config.learner_config_dict[REWARD_SCALE],
             values,
             following,
             ends,
-            self.config.gamma,
-            self.config.lambda_,
+            config.gamma,
+            config.lambda_,
         )
         advantages = (advantages - advantages.mean()) / advantages.std().clamp_min(1e-4)
         kept = {name: columns[name].flatten(0, 1) for name in KEPT}
@@ -49,9 +50,10 @@ class BatchedPPOLearner(PPOTorchLearner):
             {**kept, Postprocessing.ADVANTAGES: advantages.flatten(), Postprocessing.VALUE_TARGETS: targets.flatten()}
         )
 
-    def _values(self, agent: str, columns: SampleBatch, ends: Tensor) -> tuple[Tensor, Tensor]:
+    def _values(self, agent: str, columns: Any, ends: Tensor) -> tuple[Tensor, Tensor]:
         """V(s) and V(s') `(B, T)`; V(s') is the next column's V(s), except where the session or the fragment ends."""
-        module = self.module[agent].unwrapped()
+        modules: Any = self.module
+        module = modules[agent].unwrapped()
         observations = columns[Columns.OBS]
         values = module.compute_values({Columns.OBS: observations.flatten(0, 1)}).view(observations.shape[:2])
         following = torch.empty_like(values)

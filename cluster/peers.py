@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ray.rllib.algorithms.ppo import PPOConfig
@@ -63,8 +64,9 @@ def stock_peer(stage: Stage, envs: int, batch: int) -> RLlibPeer:
     Networks and hyper-parameters are ours. The peer is at its best: without `episodes_to_numpy=False` its runner
     converts every finished episode again at each step.
     """
-    register_env(STOCK_ENV, lambda context: ParallelPettingZooEnv(ConcertEnv(stage, seed=context.vector_index)))
-    ours = configure_ppo(stage)
+    seeds = itertools.count(stage.experiment.seed)
+    register_env(STOCK_ENV, lambda _: ParallelPettingZooEnv(ConcertEnv(stage, seed=next(seeds))))
+    ours: Any = configure_ppo(stage)
     config = PPOConfig()
     config.environment(STOCK_ENV, disable_env_checking=True, normalize_actions=False, clip_actions=True)
     config.env_runners(
@@ -74,7 +76,7 @@ def stock_peer(stage: Stage, envs: int, batch: int) -> RLlibPeer:
         gym_env_vectorize_mode="sync",  # the only one for multi-agent environments
         episodes_to_numpy=False,
     )
-    config.multi_agent(policies=ours.policies, policy_mapping_fn=lambda agent, *_, **__: agent)
+    config.multi_agent(policies=ours.policies, policy_mapping_fn=ours.policy_mapping_fn)
     config.rl_module(rl_module_spec=ours.rl_module_spec)
     shared = {name: getattr(ours, name) for name in HYPER_PARAMETERS}
     config.training(train_batch_size_per_learner=batch, **shared)

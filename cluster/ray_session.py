@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..platform.errors import ConcertError
 from ..platform.settings import ClusterSettings
+
+PROBE_S = 5.0
+"""A cluster that has not answered by then is not there. Ray itself would go on asking for minutes."""
+
+CLUSTERED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for clusters of more than one machine; on by default but on Windows and macOS."""
 
 
 @contextmanager
@@ -25,27 +33,60 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    with _joined(settings.address) if settings.address else _own(settings):
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+        _start(address=address)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConcertError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}; see cluster.address") from None
+    yield
+
+
+@contextmanager
+def _own(settings: ClusterSettings) -> Iterator[None]:
     wanted = 1 + settings.num_env_runners * settings.num_cpus_per_env_runner
     wanted += settings.num_learners * settings.num_cpus_per_learner
-    try:
-        if settings.address:
-            ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                # Processes that wait for each other may be more than the cores.
-                num_cpus=max(os.cpu_count() or 1, int(wanted)),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = settings.address or "this machine"
-        raise ConcertError(f"no Ray cluster on {where}: {str(error).splitlines()[0]}") from None
+    with _loopback():
+        try:
+            # Processes that wait for each other may be more than the cores.
+            cores = max(os.cpu_count() or 1, int(wanted))
+            _start(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConcertError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
+        yield
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Keeps other machines out: Ray listens on 127.0.0.1 alone only where clusters of machines are switched off."""
+    from ray._private import ray_constants
+
+    # Ray's processes read the switch from the environment, and this one has read it when it imported Ray.
+    before, told = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(CLUSTERED)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[CLUSTERED] = False, "0"
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[CLUSTERED]
+        if told is not None:
+            os.environ[CLUSTERED] = told
+
+
+def _start(**options: Any) -> None:
+    import ray
+
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def _quieten() -> None:

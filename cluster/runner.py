@@ -65,12 +65,18 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     it samples is a function of the experiment's seed, its own index, how often it has sampled, and the weights.
     """
 
+    # Any, since RLlib annotates its own as possibly None or too widely to be of use.
+    config: Any
+    module: Any
+    env: Any
+    worker_index: Any
+
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self.spaces = kwargs.get("spaces") or {}
         self._weights_seq_no = 0
         self._samples = 0
-        self.env: BatchedEnv | None = None
+        self.env = None  # a BatchedEnv, where this runner steps one
         # The local runner has no env of its own to step where there are remote ones.
         if self.worker_index != 0 or self.config.num_env_runners == 0:
             self.make_env()
@@ -114,7 +120,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     # --- sampling
 
     @torch.no_grad()
-    def sample(
+    def sample(  # pyright: ignore[reportIncompatibleMethodOverride] - RLlib's runners take these by name too
         self,
         *,
         num_timesteps: int | None = None,

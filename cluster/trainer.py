@@ -79,8 +79,8 @@ class Trainer:
         weights, policies = learners.get_weights(), {}
         for agent in self.stage.ensemble.agents:
             policy = Policy(self.stage.ensemble.policy_spec(agent, self.stage.experiment.train))
-            mine = {name: torch.as_tensor(value) for name, value in weights[agent].items() if name.startswith(POLICY)}
-            policy.load_state_dict({name.removeprefix(POLICY): value.clone() for name, value in mine.items()})
+            mine = {name: torch.tensor(value) for name, value in weights[agent].items() if name.startswith(POLICY)}
+            policy.load_state_dict({name.removeprefix(POLICY): value for name, value in mine.items()})
             policies[agent] = policy.eval()
         return untrained_team(self.stage, policies)
 

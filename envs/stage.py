@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from .. import __version__
 from ..agents.ensemble import Ensemble
@@ -250,7 +250,7 @@ def load_stage(folder: Path, experiment: Experiment) -> Stage:
     if (folder / CHECK).read_text("ascii") != _files_digest(folder):
         raise InputError(f"{folder}: damaged, not the bytes that were saved")
     words = json.loads((folder / "stage.json").read_text("utf-8"))
-    tensors = load_file(folder / "world.safetensors")
+    tensors = load((folder / "world.safetensors").read_bytes())
     weights, best = tensors.pop("stage.weights"), tensors.pop("stage.best_static")
     history = History(**{name: tensors.pop(f"history.{name}") for name in ("items", "ratings", "weights")})
     rule, data = tuple(words.pop("horizon_rule")), words.pop("data")

@@ -14,8 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +39,7 @@ from ..platform.settings import (
     TrainSettings,
     WorldSettings,
 )
+from ..platform.threads import torch_threads
 from .plain_torch import PlainTorch
 
 Say = Callable[[str], None]
@@ -158,7 +158,7 @@ def measure(rounds: int = 5, say: Say = lambda line: None, sizes: Sizes | None =
         sizes: smaller ones make a quick check, not a result.
     """
     sizes = sizes or Sizes()
-    with _one_thread(), tempfile.TemporaryDirectory(prefix="concertrl-") as cache, ray_session(ClusterSettings()):
+    with torch_threads(1), tempfile.TemporaryDirectory(prefix="concertrl-") as cache, ray_session(ClusterSettings()):
         say("building stock RLlib, our own path, and plain torch")
         learners, players = _contenders(sizes, cache)
         times: dict[str, dict[str, Times]] = {name: {"sampling": Times(), "training": Times()} for name in learners}
@@ -197,16 +197,6 @@ def _experiment(sizes: Sizes, sessions: int, cache: str) -> Experiment:
         env=EnvSettings(sessions=sessions, slate=10, horizon=sizes.horizon),
         train=TrainSettings(minibatch=sizes.minibatch, epochs=4, learning_rate=3e-4, hidden=(64, 64)),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _line(times: Mapping[str, Mapping[str, Times]]) -> str:

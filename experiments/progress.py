@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..platform.report import headline, text_table
+from .publish import how_to_deliver, how_to_load, how_to_look
 
 if TYPE_CHECKING:
     from ..platform.settings import Experiment
@@ -67,7 +68,8 @@ class Narrator:
         """The table, and where to look next."""
         if not self._results:
             return
-        folder = experiment.tracking.folder
+        tracking = experiment.tracking
+        ask = f"{how_to_load(result.model_uri, tracking)}.recommend(['{self._someone(experiment)}'])"
         lines = [
             "",
             text_table(result.table),
@@ -76,12 +78,12 @@ class Narrator:
             f"{result.env_steps:,} env steps in {result.seconds:.0f} s, judged on {experiment.evaluate.seeds} seeds x "
             f"{experiment.evaluate.sessions} sessions of users that training never saw",
             "",
-            f"look at it    concertrl ui{'' if folder == 'runs' else f' --folder {folder}'}",
-            f"ask the team  concertrl.load_team({result.model_uri!r}).recommend(['{self._someone(experiment)}'])",
+            f"look at it    {how_to_look(tracking)}",
+            f"ask the team  {ask}",
         ]
         if run.undelivered:
             waiting = f"{run.undelivered_count} records wait in {run.undelivered}"
-            lines.append(f"MLflow did not answer: {waiting}; `concertrl deliver` sends them")
+            lines.append(f"MLflow did not answer: {waiting}; `{how_to_deliver(tracking)}` sends them")
         sys.stdout.write("\n".join(lines) + "\n")
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from ..agents.team import Team
 from ..envs import BatchedEnv, Stage
 from ..envs.render import session_start, step_text
 from ..platform import plots
+from ..platform.destination import redact
 from ..platform.experiment import resolved_yaml
 from ..platform.report import ReportInput, build_report, headline, text_table
-from ..platform.tracking import Run
+from ..platform.settings import TrackingSettings
+from ..platform.tracking import Run, tracking_uri
 from .judge import Judge, Score, team_act
 
 if TYPE_CHECKING:
@@ -149,6 +152,31 @@ def a_session(story: Story) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def how_to_look(tracking: TrackingSettings) -> str:
+    """Where a person sees the runs: a command, or the address of the server they went to."""
+    if tracking.uri is None:
+        return f"concertrl ui{_folder(tracking)}"
+    address = redact(tracking.uri)
+    return address if address.startswith("http") else f"MLFLOW_TRACKING_URI={shlex.quote(address)} concertrl ui"
+
+
+def how_to_deliver(tracking: TrackingSettings) -> str:
+    """The command that delivers what the server did not take."""
+    uri = f" --uri {shlex.quote(redact(tracking.uri))}" if tracking.uri else ""
+    return f"concertrl deliver{_folder(tracking)}{uri}"
+
+
+def how_to_load(model_uri: str, tracking: TrackingSettings) -> str:
+    """The Python that loads the team, from wherever it is run."""
+    default = tracking.uri is None and _folder(tracking) == ""
+    where = "" if default or not model_uri.startswith("models:") else f", {redact(tracking_uri(tracking))!r}"
+    return f"concertrl.load_team({model_uri!r}{where})"
+
+
+def _folder(tracking: TrackingSettings) -> str:
+    return "" if tracking.folder == TrackingSettings().folder else f" --folder {shlex.quote(tracking.folder)}"
+
+
 def register(run: Run, story: Story) -> str:
     """Saves the team, registers it under the experiment's model name and points the alias at it."""
     from mlflow.models import ModelSignature
@@ -221,8 +249,8 @@ def _report(run: Run, story: Story, pictures: dict[str, tuple[str, Figure]], mod
         sessions=experiment.evaluate.seeds * experiment.evaluate.sessions,
         seeds=experiment.evaluate.seeds,
         look={
-            "the run's curves": f"concertrl ui --folder {experiment.tracking.folder}",
-            "the team": f"concertrl.load_team({model_uri!r})",
+            "the run's curves": how_to_look(experiment.tracking),
+            "the team": how_to_load(model_uri, experiment.tracking),
             "one session, step by step": "session.txt, beside this report",
             "all settings": "config.yaml, beside this report",
         },

@@ -98,8 +98,9 @@ def train(
         lost = _ablate(team, judge, scores["team"])
         seconds = time.monotonic() - started
         story = publish.Story(stage, team, judge, scores, rows, history, lost, seconds, env_steps, command)
-        model_uri = publish.outcome(run, story)
-        result = Result(run.run_id, model_uri, round(seconds, 1), env_steps, rows)
+        publish.outcome(run, story)
+    # After the end, since a server that was down may have taken the run and the team by then.
+    result = Result(run.run_id, str(run.model_uri), round(seconds, 1), env_steps, rows)
     narrator.ended(result, run, experiment)
     return result
 

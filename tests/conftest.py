@@ -36,7 +36,7 @@ def data_folder() -> Path:
 
 # Stages are kept in the user's cache, under a key that holds the code too: the first session of tests makes them.
 
-CHEAP_TOWERS = ("agents.content.factors=8", "agents.sentiment.max_reviews=500", "agents.encoder.max_tokens=32")
+CHEAP_TOWERS = ("agents.content.factors=8", "agents.sentiment.max_reviews=500", "agents.encoder.max_tokens=16")
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,12 @@ def stage_of(name: str, *overrides: str) -> Stage:
     return prepare(load_experiment(name, overrides))
 
 
-WORLDS = ("builtin", "small", "instruments", pytest.param("movielens", marks=pytest.mark.slow))
+WORLDS = (
+    "builtin",
+    "small",
+    "instruments",
+    pytest.param("movielens", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+)
 
 
 @pytest.fixture(scope="session", params=WORLDS)

@@ -94,10 +94,12 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 def test_imports_inside_the_package_are_relative() -> None:
+    """All but in the file that MLflow copies into a model and runs by itself, where there is no package around it."""
     own = {"concertrl", *ROOMS} - {"platform"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {module}"
         for path in PACKAGE_FILES
+        if path != ROOT / "agents" / "serving.py"
         for module, line in _imports(path)
         if module.partition(".")[0] in own or module.startswith("platform.")
     ]

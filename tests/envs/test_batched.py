@@ -43,7 +43,7 @@ def test_an_untrained_team_plays_the_static_hybrid_exactly(stage: Stage) -> None
         assert torch.equal(mine.slate, static.slate) and torch.equal(mine.weights, static.weights)
         assert torch.equal(mine.response.click, static.response.click) and torch.equal(mine.reward, static.reward)
         assert equal(mine.observations, static.observations)
-    torch.testing.assert_close(static.weights[0], stage.ensemble.weights)
+    torch.testing.assert_close(hybrid.ensemble.weigh({}, 1)[0], stage.ensemble.weights)
 
 
 @pytest.mark.parametrize("method", ["reciprocal_rank", "borda", "plurality"])
@@ -115,7 +115,8 @@ def test_renewed_rows_play_the_next_session_and_the_others_go_on(small_stage: St
     env, kept, fresh = (BatchedEnv(small_stage, sessions=8, seed=4) for _ in range(3))
     for number in range(3):
         actions = random_actions(env, env.state.session, number)
-        env.step(actions), kept.step(actions)
+        env.step(actions)
+        kept.step(actions)
     done = torch.tensor([True, False] * 4)
     renewed, fresh_start = env.renew(done), fresh.start(torch.arange(8, 16))
     for agent, rows in renewed.items():

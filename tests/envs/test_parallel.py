@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ ADVICE = (
 def test_pettingzoo_finds_nothing_wrong_with_the_turn_taking_env(stage: Stage) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        api_test(parallel_to_aec(ConcertEnv(stage)), num_cycles=60)
+        api_test(parallel_to_aec(cast(Any, ConcertEnv(stage))), num_cycles=60)
     assert {str(each.message) for each in told if not str(each.message).startswith(ADVICE)} == set()
 
 
@@ -126,6 +127,7 @@ def test_all_agents_end_together_with_one_reward(small_stage: Stage) -> None:
     for session in range(20):
         env = ConcertEnv(small_stage)
         env.reset(seed=1, options={"session": session})
+        ended = False
         while env.agents:
             agents = env.agents
             _, rewards, terminated, truncated, infos = env.step(idle(env))
@@ -133,13 +135,15 @@ def test_all_agents_end_together_with_one_reward(small_stage: Stage) -> None:
                 assert list(part) == agents and len(set(part.values())) == 1
             assert not (terminated["cf"] and truncated["cf"])
             assert rewards["cf"] == sum(infos["cf"]["clicks"])
-        assert terminated["cf"] or truncated["cf"]
+            ended = terminated["cf"] or truncated["cf"]
+        assert ended
 
 
 def test_the_public_function_gives_the_same_env(small_stage: Stage) -> None:
     env = parallel_env(small_stage.experiment, seed=6, users="judge")
     expected = ConcertEnv(small_stage, seed=6, users="judge")
-    env.reset(), expected.reset()
+    env.reset()
+    expected.reset()
     assert whole_session(env) == whole_session(expected)
     with pytest.raises(InputError, match='render_mode="human": known is "ansi"'):
         parallel_env(small_stage.experiment, render_mode="human")

@@ -170,7 +170,9 @@ def test_taste_walks_by_the_drift_noise() -> None:
 
 def test_what_follows_a_click_needs_one_and_rises_with_quality() -> None:
     count = 20_000
-    world = world_of(STILL.model_copy(update={"position_bias": 0.0, "conversion_bias": -1.0, "dwell_s": 40.0}), bias=0.0)
+    world = world_of(
+        STILL.model_copy(update={"position_bias": 0.0, "conversion_bias": -1.0, "dwell_s": 40.0}), bias=0.0
+    )
     world = replace(world, item_quality=torch.linspace(-2, 2, ITEMS), item_vectors=torch.zeros(ITEMS, DIM))
     world = replace(world, user_bias=torch.zeros(USERS))
     _, response = session.respond(world, begun(world, count), slates(0, ITEMS - 1, sessions=count), SEED)

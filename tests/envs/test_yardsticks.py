@@ -25,17 +25,20 @@ from concertrl.envs.yardsticks import random as at_random
 from concertrl.platform.statistics import Interval, interval
 from torch import Tensor
 
-JUDGED = 512
+JUDGED, SEEDS = 512, range(900, 904)
 
 
-def returns(stage: Stage, act: Act, seed: int, sessions: int = JUDGED) -> Tensor:
-    return play(BatchedEnv(stage, sessions=sessions, seed=seed, users="judge"), act).returns
+@pytest.fixture(scope="module")
+def judged(builtin_stage: Stage) -> dict[str, Tensor]:
+    """`(seeds, sessions)` returns of every yardstick of the builtin world, by judge users, on the same sessions."""
+    envs = [BatchedEnv(builtin_stage, sessions=JUDGED, seed=seed, users="judge") for seed in SEEDS]
+    acts = yardsticks(builtin_stage)
+    return {name: torch.stack([play(env, act).returns for env in envs]) for name, act in acts.items()}
 
 
-def difference(stage: Stage, better: Act, worse: Act) -> Interval:
-    """Of the mean returns over four seeds, both on the same sessions."""
-    pairs = [(returns(stage, better, seed), returns(stage, worse, seed)) for seed in range(900, 904)]
-    return interval([float((first - second).mean()) for first, second in pairs])
+def difference(better: Tensor, worse: Tensor) -> Interval:
+    """Of the mean returns, over the seeds."""
+    return interval((better - worse).mean(1).tolist())
 
 
 @pytest.mark.parametrize(
@@ -49,16 +52,14 @@ def difference(stage: Stage, better: Act, worse: Act) -> Interval:
     ],
 )
 def test_each_yardstick_of_the_builtin_world_is_clear_of_the_one_below(
-    builtin_stage: Stage, better: str, worse: str
+    judged: dict[str, Tensor], better: str, worse: str
 ) -> None:
-    acts = yardsticks(builtin_stage)
-    assert difference(builtin_stage, acts[better], acts[worse]).low > 0
+    assert difference(judged[better], judged[worse]).low > 0
 
 
-def test_the_best_static_weights_are_no_worse_than_equal_ones(builtin_stage: Stage) -> None:
-    """On the users they were not searched on they need not win, but may not lose."""
-    acts = yardsticks(builtin_stage)
-    assert difference(builtin_stage, acts["best_static"], acts["equal_weights"]).high > 0
+def test_the_best_static_weights_are_no_worse_than_equal_ones(judged: dict[str, Tensor]) -> None:
+    """By users they were not searched on they need not win, but may not lose."""
+    assert difference(judged["best_static"], judged["equal_weights"]).high > 0
 
 
 def test_the_table_of_yardsticks_is_complete_and_in_order(small_stage: Stage) -> None:

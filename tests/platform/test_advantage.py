@@ -27,7 +27,7 @@ def batch(seed: int, rows: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Ten
 def test_advantages_are_the_sum_of_discounted_errors(
     seed: int, rows: int, steps: int, gamma: float, lambda_: float
 ) -> None:
-    """Equation 16 of Schulman et al. 2016, written out: A_t = sum over l of (gamma lambda)^l delta_(t+l), to the end."""
+    """Equation 16 of Schulman et al. 2016, written out: A_t = sum of (gamma lambda)^l delta_(t+l), to the end."""
     rewards, values, after, ends = batch(seed, rows, steps)
     advantages, targets = generalised_advantages(rewards, values, after, ends, gamma, lambda_)
     for row in range(rows):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -43,7 +44,9 @@ def test_mix_is_the_published_finaliser() -> None:
     stream=st.integers(0, 200),
     count=st.integers(1, 12),
 )
-def test_a_row_draws_the_same_in_any_batch(draw, seed: int, rows: list[tuple[int, int]], stream: int, count: int) -> None:
+def test_a_row_draws_the_same_in_any_batch(
+    draw: Callable[..., Tensor], seed: int, rows: list[tuple[int, int]], stream: int, count: int
+) -> None:
     sessions, steps = (torch.tensor(part) for part in zip(*rows, strict=True))
     whole = draw(seed, sessions, steps, stream, count)
     alone = torch.cat([draw(seed, sessions[[b]], steps[[b]], stream, count) for b in range(len(rows))])

@@ -69,7 +69,9 @@ def test_a_file_and_its_overrides_are_read(tmp_path: Path) -> None:
 
 
 def test_what_is_resolved_reads_back_equal(tmp_path: Path) -> None:
-    changed = load_experiment("movielens", ["dataset=data/ml", "agents.names=[content, cf]", "fusion.weights=[0.3, 0.7]"])
+    changed = load_experiment(
+        "movielens", ["dataset=data/ml", "agents.names=[content, cf]", "fusion.weights=[0.3, 0.7]"]
+    )
     for experiment in (changed, Experiment()):
         text = resolved_yaml(experiment)
         assert load_experiment(file_of(tmp_path, text)) == experiment

@@ -49,7 +49,9 @@ def weights_of(data: st.DataObject, given_ballots: Ballots) -> Tensor:
     return torch.tensor([data.draw(row) for _ in range(batch)], dtype=torch.float32)
 
 
-def points_by_hand(items: list[list[int]], scores: list[list[float]], weights: list[float], method: str) -> dict[int, Fraction]:
+def points_by_hand(
+    items: list[list[int]], scores: list[list[float]], weights: list[float], method: str
+) -> dict[int, Fraction]:
     points: dict[int, Fraction] = defaultdict(Fraction)
     for ballot, given_scores, weight in zip(items, scores, weights, strict=True):
         present = [score for item, score in zip(ballot, given_scores, strict=True) if item >= 0]
@@ -121,7 +123,9 @@ def test_the_order_of_equal_agents_changes_nothing(method: str, given_ballots: B
 def test_no_item_is_on_a_slate_twice(method: str, given_ballots: Ballots) -> None:
     slate = distinct(given_ballots)
     for proposed, shown in zip(
-        given_ballots.items, fuse(given_ballots, equal_weights(given_ballots), method, slate).slate.tolist(), strict=True
+        given_ballots.items,
+        fuse(given_ballots, equal_weights(given_ballots), method, slate).slate.tolist(),
+        strict=True,
     ):
         assert len(set(shown)) == slate and set(shown) <= set(proposed.flatten().tolist()) - {-1}
 

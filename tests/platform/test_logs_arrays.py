@@ -38,7 +38,9 @@ def logs_of(rows: list[tuple[int, int, int, float, bool]]) -> Logs:
 
 def test_a_rating_outweighs_the_click_that_it_came_with() -> None:
     """Stars say how much; a click alone says something; a look without a click says nothing."""
-    rows = [(0, 0, 0, *said) for said in ((5.0, True), (4.0, True), (3.0, True), (1.0, True), (NAN, True), (NAN, False))]
+    rows = [
+        (0, 0, 0, *said) for said in ((5.0, True), (4.0, True), (3.0, True), (1.0, True), (NAN, True), (NAN, False))
+    ]
     logs = logs_of(rows)
     assert logs.positive.tolist() == [True, True, False, False, True, False]
     assert logs.weights.tolist() == pytest.approx([1.0, 0.6, 0.2, 0.0, 0.6, 0.0])
