@@ -118,7 +118,9 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     probe = BatchedEnv(stage, sessions=1, seed=0)
     specs = {agent: _network(stage, agent, place) for place, agent in enumerate(probe.agents)}
     config: Any = BatchedPPOConfig()
-    config.environment(env_config={"experiment": experiment.model_dump(mode="json"), "spaces": spaces_of(probe)})
+    # Without the tracking settings: checkpoints keep this config, and the tracking URI may hold a password.
+    played = experiment.model_dump(mode="json", exclude={"tracking"})
+    config.environment(env_config={"experiment": played, "spaces": spaces_of(probe)})
     config.env_runners(
         num_env_runners=cluster.num_env_runners,
         num_envs_per_env_runner=env.sessions,

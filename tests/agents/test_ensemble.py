@@ -84,7 +84,7 @@ def test_scores_of_the_catalog_are_standardised_whatever_is_asked(ensemble: Ense
 
 
 def test_an_action_is_gains_and_a_residual(ensemble: Ensemble) -> None:
-    """(1 + g1) query + 4 g2 clicked + 2 g3 shown + r, clipped first, scaled last."""
+    """(1 + g1) query + 4 g2 clicked + g3 shown + r, clipped first, scaled last."""
     reading, traces, actions = ensemble.read(histories()), some_traces(ensemble), actions_of(ensemble, spread=2.0)
     start = 0
     for place, (name, dim) in enumerate(DIMS.items()):
@@ -92,7 +92,7 @@ def test_an_action_is_gains_and_a_residual(ensemble: Ensemble) -> None:
         g1, g2, g3 = (action[:, k : k + 1] for k in range(3))
         clicked, shown = (part[:, start : start + dim] * math.sqrt(dim) for part in (traces.clicked, traces.shown))
         start += dim
-        wanted = (1 + g1) * reading.queries[place] + 4 * g2 * clicked + 2 * g3 * shown + action[:, 3:]
+        wanted = (1 + g1) * reading.queries[place] + 4 * g2 * clicked + g3 * shown + action[:, 3:]
         found = ensemble.ask(reading, traces, actions)[place]
         torch.testing.assert_close(found, wanted / scores_of(ensemble, name, wanted).std(1, correction=0)[:, None])
 
