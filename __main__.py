@@ -98,22 +98,26 @@ def ingest(source: str, path: Path, out: Path, mapping: tuple[str, ...], as_json
             raise InputError(f"--map {text}: write FIELD=COLUMN, such as user_id=customer")
         return field, column
 
-    terminal = sys.stderr.isatty()
+    terminal, shown = sys.stderr.isatty(), False
 
     def progress(rows: int, done: int, total: int) -> None:
+        nonlocal shown
+        shown = True
         share = f"{100 * done / total:3.0f} %  " if total else ""
-        click.echo(f"\r{share}{rows:,} rows", err=True, nl=not terminal)
+        click.echo(f"\r{share}{rows:,} rows" if terminal else f"{share}{rows:,} rows", err=True, nl=not terminal)
 
-    found = read(
-        source,
-        path,
-        out,
-        mapping=dict(map(pair, mapping)) or None,
-        progress=progress,
-        on_reject=lambda line: click.echo(line, err=True),
-    )
-    if terminal:
-        click.echo("", err=True)
+    try:
+        found = read(
+            source,
+            path,
+            out,
+            mapping=dict(map(pair, mapping)) or None,
+            progress=progress,
+            on_reject=lambda line: click.echo(line, err=True),
+        )
+    finally:
+        if terminal and shown:
+            click.echo("", err=True)  # an error starts on a line of its own
     if as_json:
         click.echo(json.dumps(found))
         return

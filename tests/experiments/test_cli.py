@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def mlflow_server(home: Path, port: int) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=home,
+        start_new_session=True,
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
     )
     uri = f"http://127.0.0.1:{port}"
@@ -157,7 +159,7 @@ def mlflow_server(home: Path, port: int) -> Iterator[str]:
                 time.sleep(0.2)
         yield uri
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # the server and its worker
         process.wait(30)
 
 
