@@ -70,10 +70,16 @@ def test_a_score_is_the_mean_of_the_sessions_and_seeds_make_its_interval(judged:
 
 
 def test_a_look_is_at_sessions_that_are_not_judged(judged: Stage) -> None:
-    judge, fixed = Judge(judged), yardsticks(judged)
-    mean, low, high = judge.glance(fixed["cf"])
-    assert judge.glance(fixed["cf"]) == (mean, low, high) and low < mean < high
-    assert mean != pytest.approx(judge.score(fixed["cf"]).returns.mean, rel=1e-6)
+    judge, alone, seeds = Judge(judged), yardsticks(judged)["cf"], set()
+
+    def watched(env: BatchedEnv, observations: Mapping[str, Tensor]) -> Step:
+        seeds.add(env.seed)
+        return alone(env, observations)
+
+    mean, low, high = judge.glance(watched)
+    assert judge.glance(alone) == (mean, low, high) and low < mean < high and len(seeds) == 1
+    judge.score(watched)
+    assert len(seeds) == 1 + judged.experiment.evaluate.seeds
 
 
 def test_an_untrained_team_scores_as_its_static_weights(judged: Stage) -> None:
