@@ -104,7 +104,6 @@ def test_a_team_learns_what_no_static_fusion_can(tiny: list[str]) -> None:
     assert scores["team"].returns.low > 1.05 * scores["best_static"].returns.high
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_packaged_team_learns_on_the_packaged_world() -> None:
     scores = learned(prepare(load_experiment("builtin")), 25)
