@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..agents.tower import History
 from ..platform.errors import InputError
+from ..platform.graph import Graph
 from ..platform.logs import Logs
 from ..platform.settings import WorldSettings
 from . import builtin_text as text
@@ -132,7 +133,7 @@ def _logs(truth: _Truth, settings: WorldSettings) -> Logs:
     when = START_S + rng.integers(0, 365 * DAY_S, size=len(row))
     return Logs(
         user_ids=tuple(f"u{number:05d}" for number in range(users)),
-        item_ids=tuple(f"i{number:05d}" for number in range(items)),
+        item_ids=tuple(map(_item_id, range(items))),
         item_titles=tuple(text.title(number) for number in range(items)),
         item_texts=tuple(_descriptions(truth, rng)),
         item_attributes=tuple((text.topic_name(int(topic)),) for topic in truth.topic),
@@ -142,7 +143,19 @@ def _logs(truth: _Truth, settings: WorldSettings) -> Logs:
         ratings=ratings,
         clicks=clicked.astype(np.float32),
         reviews=tuple(_reviews(truth, item, stars, clicked, rng)),
+        graph=_graph(truth.topic),
     )
+
+
+def _graph(topic: NDArray[np.int64]) -> Graph:
+    """Each item's topic, `(N,)`, as an edge."""
+    items, topics = len(topic), int(topic.max()) + 1
+    names = (*map(_item_id, range(items)), *(f"topic:{text.topic_name(each)}" for each in range(topics)))
+    return Graph(np.arange(items), np.zeros(items, np.int64), items + topic, names, ("topic",))
+
+
+def _item_id(number: int) -> str:
+    return f"i{number:05d}"
 
 
 def _descriptions(truth: _Truth, rng: np.random.Generator) -> list[str]:

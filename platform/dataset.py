@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import InputError
+from .graph import build_graph
 from .logs import Logs
 from .manifest import MANIFEST, Manifest, file_sha256, read_manifest
 from .schema import TABLES, check, pc
@@ -98,7 +99,13 @@ class Dataset:
             ratings=pc.fill_null(rows["rating"], np.float32(np.nan)).to_numpy(),
             clicks=rows["click"].to_numpy(),
             reviews=_filled(rows["review"]),
+            item_images=self._images(items["image_path"]),
+            graph=build_graph(item_ids.to_pylist(), self.table("edges")),
         )
+
+    def _images(self, column: pa.ChunkedArray) -> tuple[str, ...]:
+        """The paths of the items' pictures; one that is not absolute is below the dataset's folder."""
+        return tuple(str(self.path / path) if path else "" for path in _filled(column))
 
     @cached_property
     def _items(self) -> pa.Table:

@@ -2,7 +2,7 @@
 
     reader (SOURCES) -> RawRows, 25,000 at a time -> clean -> duplicates out -> interactions.parquet
                                                          \\-> rejected.parquet: file, line, reason, row
-    then the catalog -> items, edges, users -> manifest.json -> one rename, and the dataset is there
+    then the catalog, and a graph if one is given -> items, edges, users -> manifest.json -> one rename
 
 Memory holds a chunk, the distinct ids, and 16 bytes for each review where duplicates are looked for; never the file.
 """
@@ -25,6 +25,7 @@ from .dataset_writer import DatasetWriter
 from .errors import InputError, suggestion
 from .manifest import Manifest
 from .read_amazon import read_amazon
+from .read_graph import GraphSource, open_graph
 from .read_movielens import read_movielens
 from .read_table import ITEM_COLUMNS, read_csv, read_jsonl, read_parquet
 from .schema import INTERACTIONS, pc
@@ -55,6 +56,7 @@ def ingest(
     mapping: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     on_reject: Callable[[str], None] | None = None,
+    graph: str | Path | None = None,
 ) -> dict[str, Any]:
     """Reads `path` as a `source` (one of `SOURCES`) and writes the dataset folder `out`.
 
@@ -65,6 +67,7 @@ def ingest(
         mapping: schema name -> column, for the table sources.
         progress: called about every 50,000 rows and at the end.
         on_reject: called with one line for each of the first 5 rejected rows.
+        graph: a knowledge graph (`read_graph.py`) whose edges of the items are added to the source's own.
 
     Returns:
         `interactions`, `users` (distinct in the interactions), `items` (the whole catalog), `edges`, `rejected`,
@@ -79,6 +82,7 @@ def ingest(
     origin, target = Path(path), Path(out)
     if not origin.exists():
         raise InputError(f"{origin}: no such file or folder")
+    known = open_graph(Path(graph)) if graph is not None else None
     try:
         opened = SOURCES[source](origin, mapping)
     except OSError as error:
@@ -87,7 +91,7 @@ def ingest(
         run = _Run(opened, writer, progress, on_reject)
         run.read_interactions()
         run.require_enough(origin)
-        run.read_catalog()
+        run.read_catalog(known)
         manifest = writer.commit(run.facts(source, origin))
     return summary(manifest, target)
 
@@ -196,8 +200,10 @@ class _Run:
             if len(ids) == 1:
                 raise InputError(f"{origin}: all rows are of one {name}, {min(ids)!r}; to recommend takes two or more")
 
-    def read_catalog(self) -> None:
+    def read_catalog(self, graph: GraphSource | None) -> None:
         for batch in self.source.catalog(self.items):
+            self._describe(batch)
+        for batch in graph.catalog(self.items | self.listed) if graph else ():
             self._describe(batch)
         self.writer.write("items", [_item({"item_id": item}) for item in sorted(self.items - self.listed)])
 

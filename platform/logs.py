@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from .graph import Graph
 
 LIKED_STARS = 4.0
 """A rating from here on counts as positive."""
@@ -25,6 +27,8 @@ class Logs:
         ratings: `(n,)` float32 stars, NaN where none was given.
         clicks: `(n,)` float32, 1 clicked (or rated), 0 shown and not clicked.
         reviews: n texts, empty where none was written.
+        item_images: N paths of pictures, empty where an item has none; or nothing at all.
+        graph: what is known of the items, empty where a dataset has no edges.
     """
 
     user_ids: tuple[str, ...]
@@ -38,6 +42,8 @@ class Logs:
     ratings: NDArray[np.float32]
     clicks: NDArray[np.float32]
     reviews: tuple[str, ...]
+    item_images: tuple[str, ...] = ()
+    graph: Graph = field(default_factory=Graph)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -70,9 +76,16 @@ class Logs:
         arrays = {name: getattr(self, name)[index] for name in ("users", "items", "timestamps", "ratings", "clicks")}
         return replace(self, **arrays, reviews=tuple(self.reviews[row] for row in index))
 
+    def in_order(self) -> NDArray[np.int64]:
+        """`(n,)` rows by user, then time. Rows of one time come in an order that says nothing: by a fixed hash.
+
+        Sources with dates but no hours tie often, and the order of their rows or ids would tell of the items.
+        """
+        return np.lexsort((np.arange(len(self)), mixed(self.users, self.items), self.timestamps, self.users))
+
     def padded(self, longest: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Each user's last `longest` interactions, oldest first: items, ratings, weights `(U, L)`, padded -1, 0, 0."""
-        order = np.lexsort((np.arange(len(self)), self.timestamps, self.users))
+        order = self.in_order()
         users = self.users[order]
         counts = np.bincount(users, minlength=self.num_users)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -88,3 +101,11 @@ class Logs:
         ratings[cell] = torch.from_numpy(np.nan_to_num(self.ratings[chosen]))
         weights[cell] = torch.from_numpy(self.weights[chosen])
         return items, ratings, weights
+
+
+def mixed(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """`(n,)` a fixed hash of each pair: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
+    mixed = first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.astype(np.uint64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

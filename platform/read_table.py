@@ -8,7 +8,7 @@ A column that has a schema name already needs no mapping. Beside the columns of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,18 +45,38 @@ def read_jsonl(path: Path, mapping: Mapping[str, str] | None = None) -> Source:
 
 def read_parquet(path: Path, mapping: Mapping[str, str] | None = None) -> Source:
     """A Parquet file; numbers and times of any width are read."""
+    schema = _parquet_schema(path)
+    columns = _columns(path, mapping or {}, schema.names)
+    _require_readable(path, schema, columns.values())
+    return _source("parquet", path, columns, lambda: _parquet_chunks(path, list(dict.fromkeys(columns.values()))))
+
+
+def parquet_texts(path: Path, names: Sequence[str]) -> Callable[[], Iterator[RawRows]]:
+    """What streams the columns `names` of a Parquet file as text.
+
+    Raises:
+        InputError: it is no Parquet file, or lacks one of the columns, or cannot be read as text.
+    """
+    schema = _parquet_schema(path)
+    require_columns(path, names, schema.names)
+    _require_readable(path, schema, names)
+    return lambda: _parquet_chunks(path, names)
+
+
+def _parquet_schema(path: Path) -> pa.Schema:
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
     try:
-        schema = pq.read_schema(path)
+        return pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: is not a Parquet file ({_first_line(error)})") from None
-    columns = _columns(path, mapping or {}, schema.names)
-    for name in columns.values():
+
+
+def _require_readable(path: Path, schema: pa.Schema, names: Iterable[str]) -> None:
+    for name in names:
         kind = schema.field(name).type
         if not _readable(kind):
             raise InputError(f'{path}: column "{name}" is of type {kind}, which cannot be read; map another')
-    return _source("parquet", path, columns, lambda: _parquet_chunks(path, list(dict.fromkeys(columns.values()))))
 
 
 def _columns(path: Path, mapping: Mapping[str, str], there: Sequence[str]) -> dict[str, str]:

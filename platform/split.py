@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .logs import Logs
+from .logs import Logs, mixed
 
 NEVER = np.iinfo(np.int64).max
 """The cut of a user with nothing held out."""
@@ -65,7 +65,7 @@ def split_by_time(logs: Logs, validation: float = 0.1, test: float = 0.2, newcom
     tested = np.where(counts >= 3, np.clip(np.floor(test * counts + 0.5), 1, counts - 1), 0)
     validated = np.where(counts >= 3, np.minimum(np.floor(validation * counts + 0.5), counts - tested - 1), 0)
 
-    order = np.lexsort((np.arange(len(logs)), _mix(logs.users, logs.items), logs.timestamps, logs.users))
+    order = logs.in_order()
     starts = np.cumsum(counts) - counts
     from_end = np.empty(len(logs), np.int64)
     from_end[order] = (starts + counts)[logs.users[order]] - np.arange(len(logs))
@@ -85,15 +85,7 @@ def split_by_time(logs: Logs, validation: float = 0.1, test: float = 0.2, newcom
 def _newcomers(logs: Logs, first_rows: NDArray[np.int64], share: float) -> Mask:
     """`(U,)` the floor(share * U) users whose first interaction (`first_rows`, one a user) is latest."""
     users = logs.users[first_rows]
-    late = np.lexsort((_mix(users, users), logs.timestamps[first_rows]))[::-1]
+    late = np.lexsort((mixed(users, users), logs.timestamps[first_rows]))[::-1]
     new = np.zeros(logs.num_users, bool)
     new[users[late[: int(share * len(users) + 1e-9)]]] = True
     return new
-
-
-def _mix(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """`(n,)` a fixed hash of each pair: the finaliser of SplitMix64 (Steele, Lea, Flood 2014)."""
-    mixed = first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.astype(np.uint64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

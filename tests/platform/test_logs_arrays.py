@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
-from concertrl.platform.logs import Logs
+from concertrl.platform.logs import Logs, mixed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,8 +65,23 @@ def test_padded_holds_each_users_last_interactions_oldest_first(
     assert items.shape == ratings.shape == weights.shape
     for user in range(USERS):
         mine = [row for row in range(len(rows)) if rows[row][0] == user]
-        mine = sorted(mine, key=lambda row: rows[row][2])[-longest:]
+        hashes = mixed(logs.users, logs.items)
+        mine = sorted(mine, key=lambda row: (rows[row][2], hashes[row]))[-longest:]
         empty = items.shape[1] - len(mine)
         assert items[user].tolist() == [rows[row][1] for row in mine] + [-1] * empty
         assert ratings[user].tolist() == [float(np.nan_to_num(rows[row][3])) for row in mine] + [0.0] * empty
         assert torch.equal(weights[user], torch.tensor([*logs.weights[mine].tolist(), *[0.0] * empty]))
+
+
+@given(st.lists(ROW, max_size=30, unique_by=lambda row: row[:2]), st.randoms())
+def test_rows_of_one_time_come_in_an_order_that_the_source_has_no_say_in(
+    rows: list[tuple[int, int, int, float, bool]], random: Random
+) -> None:
+    shuffled = random.sample(rows, len(rows))
+    for first, again in zip(logs_of(rows).padded(5), logs_of(shuffled).padded(5), strict=True):
+        assert torch.equal(first, again)
+
+
+def test_rows_of_one_time_are_not_in_the_order_of_their_items() -> None:
+    logs = logs_of([(0, item, 0, 5.0, True) for item in range(ITEMS)])
+    assert logs.items[logs.in_order()].tolist() != list(range(ITEMS))
