@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from ..platform.errors import InputError
 from ..platform.logs import Logs
+from .attention import attention
 from .tower import PAD, History, ProfileFunction, Tower
 
 LONGEST = 50
@@ -29,6 +30,9 @@ CHUNK_NUMBERS = 1 << 24
 
 SEEN_WEIGHT = 0.1
 """In the mean, what an interaction says of a user's interests beside how much the item was liked."""
+
+LIKED_WEIGHT = 0.5
+"""From this weight on an interaction is a like: four stars, or a click without a rating."""
 
 SLOPE_VARIANCE = 0.25
 """Prior variance of a user's sensitivity around 1."""
@@ -113,8 +117,24 @@ def mean(tower: Tower, history: History) -> Tensor:
     return (weights[:, :, None] * rows).sum(1) / weights.sum(1, keepdim=True).clamp_min(SEEN_WEIGHT)
 
 
+def linear(tower: Tower, history: History) -> Tensor:
+    """The sum of what each interaction says, `inputs[i]`: an item-to-item model, factorised.
+
+        query = sum_i w_i * fade^(interactions since i) * inputs[i],    w_i = 1 if liked, else `low`
+
+    Extras: `inputs` `(N, d)`, `low` scalar, `fade` scalar in (0, 1].
+    """
+    present = history.items != PAD
+    since = present.sum(1, keepdim=True) - present.cumsum(1)
+    liked = history.weights >= LIKED_WEIGHT
+    weights = torch.where(liked, 1.0, tower.extras["low"]) * tower.extras["fade"] ** since * present
+    rows = tower.extras["inputs"][history.items.clamp_min(0)]
+    return (weights[:, :, None] * rows).sum(1)
+
+
 def sensitivity(tower: Tower, history: History) -> Tensor:
-    """How strongly a user follows polarity, s >= 0 and 1 on average, on the first axis: `s * e_0`.
+    """How strongly a user follows polarity, s >= 0 and 1 on average, on the first axis: `s * e_0`. With the extra
+    `trust`, a scalar that is the same for all, on the last one: `s * e_0 + trust * e_last`.
 
     s is the posterior mean of a slope under the prior N(1, `SLOPE_VARIANCE`). With z an item's polarity, a rating is
     evidence through stars = s * slope * z + noise, a click without a rating through z = s * lift + noise of variance 1.
@@ -129,6 +149,8 @@ def sensitivity(tower: Tower, history: History) -> Tensor:
     followed = (1 / SLOPE_VARIANCE + agreement) / (1 / SLOPE_VARIANCE + evidence)
     query = tower.item_vectors.new_zeros(len(history), tower.dim)
     query[:, 0] = followed.clamp_min(LEAST_SENSITIVITY)
+    if "trust" in tower.extras:
+        query[:, -1] += tower.extras["trust"]
     return query
 
 
@@ -147,6 +169,8 @@ PROFILES: dict[str, ProfileFunction] = {
     "ridge": ridge,
     "popular_ridge": popular_ridge,
     "mean": mean,
+    "linear": linear,
+    "attention": attention,
     "sensitivity": sensitivity,
 }
 """What `Tower.profile_kind` may name."""

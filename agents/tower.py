@@ -8,6 +8,7 @@ about users its fit never saw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from torch import Tensor
 
 PAD = -1
 """Marks the empty places of a padded history."""
+
+PER_ITEM = ("inputs",)
+"""Extras with a row for each item."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Tower:
         profile_kind: which registered function reads a history (`agents/profiles.py`).
         extras: other tensors that the profile function needs, by name (a regularised Gram matrix, a prior ...).
         facts: what the tower was fitted on, in words, for the run and the report.
+        notes: words for each item or node, by what they are (`praise`, `nodes` ...), for explanations.
         common: how many of the last columns are no matter of taste (popularity): the traces of what a session has
             clicked and shown leave them out.
     """
@@ -68,6 +73,7 @@ class Tower:
     extras: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     common: int = 0
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:
@@ -76,3 +82,8 @@ class Tower:
     def to(self, device: torch.device | str) -> Tower:
         moved = {name: tensor.to(device) for name, tensor in self.extras.items()}
         return replace(self, item_vectors=self.item_vectors.to(device), extras=moved)
+
+    def with_items(self, vectors: Tensor, extras: Mapping[str, Tensor]) -> Tower:
+        """The tower with n more items: their `vectors` `(n, d)`, and rows for those of `extras` that are per item."""
+        longer = {name: torch.cat([self.extras[name], rows]) for name, rows in extras.items()}
+        return replace(self, item_vectors=torch.cat([self.item_vectors, vectors]), extras={**self.extras, **longer})
