@@ -15,12 +15,12 @@ _HOMES = {
     "Experiment": ".platform.settings",
     "batched_env": ".envs",
     "parallel_env": ".envs",
-    "load_team": ".agents.team",
+    "load_team": ".agents.team_files",
     "train": ".experiments.train",
 }
 
 if TYPE_CHECKING:
-    from .agents.team import load_team
+    from .agents.team_files import load_team
     from .envs import batched_env, parallel_env
     from .experiments.train import train
     from .platform.experiment import load_experiment

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from concertrl.agents.team import load_team
+from concertrl.agents.team_files import load_team
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 

@@ -1,36 +1,31 @@
-"""The trained team: towers, policies and fusion in one folder of plain files, asked for slates without Ray.
+"""The trained team: towers, policies and fusion, asked for slates without Ray.
 
     user ids or histories, and what this session has shown
         ->  read, observe, act, ask, propose, weigh, fuse  ->  slates
 
-The folder holds `team.json`, `towers/`, `policies.safetensors` and `users.safetensors`. Users are there under a keyed
-hash of their id; nothing in the folder is executable.
+It takes in new items and gives its reasons; its folder is read and written by `team_files.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 from torch import Tensor
 
+from ..platform.encoder import Encoder
 from ..platform.errors import InputError
-from ..platform.settings import FusionSettings
+from ..platform.settings import EncoderSettings
 from .ensemble import Ensemble, Reading, Traces
-from .policy import Policy, PolicySpec
+from .explain import Explanation, Names, explained
+from .newcomers import extended, read_new_items
+from .policy import Policy
 from .tower import PAD, History
-from .towers import load_towers, save_towers
 
-FORMAT = 1
-INDEX = "team.json"
-FILES = ("policies.safetensors", "users.safetensors", "towers/towers.json")
 MASK = -1e4
 """Added to the score of an item that is not to be recommended: it comes back only when nothing else is left."""
 
@@ -62,6 +57,7 @@ class Team:
         slate: places of the slates it was trained on.
         horizon: steps of the sessions it was trained on.
         name: of the experiment.
+        encoder: that read the texts, and reads those of new items.
     """
 
     def __init__(
@@ -73,7 +69,9 @@ class Team:
         slate: int,
         horizon: int,
         name: str,
+        encoder: EncoderSettings | None = None,
     ) -> None:
+        self.encoder = encoder or EncoderSettings()
         self.ensemble, self.policies, self.catalog = ensemble, dict(policies), catalog
         self.slate, self.horizon, self.name = slate, horizon, name
         self._items = {item: place for place, item in enumerate(catalog.item_ids)}
@@ -169,41 +167,59 @@ class Team:
                 trace[row] = getattr(mine, name)[0]
         return traces, progress
 
-    # --- files
+    # --- new items, reasons, files
+
+    def add_items(self, table: Iterable[Mapping[str, Any]] | Any) -> tuple[str, ...]:
+        """Makes new items recommendable at once, without refitting; gives their ids.
+
+        Args:
+            table: rows, or a pandas DataFrame, with `item_id` and any of `title`, `text`, `attributes` (list of words)
+                and `edges` (list of (relation, tail) pairs, such as `("genre", "Drama")`).
+
+        A tower that reads text or edges places an item by its own; the others by the known items nearest to it.
+
+        Raises:
+            InputError: an id is missing, is there twice, or is in the catalog already; the encoder cannot be used.
+        """
+        new = read_new_items(table, self._items)
+        towers = extended(self.ensemble.towers, new, Encoder(self.encoder))
+        self.ensemble = Ensemble(towers, self.ensemble.fusion, self.ensemble.weights)
+        catalog = self.catalog
+        self.catalog = replace(
+            catalog, item_ids=catalog.item_ids + new.ids, item_titles=catalog.item_titles + new.titles
+        )
+        self._items |= {item: len(self._items) + place for place, item in enumerate(new.ids)}
+        return new.ids
+
+    @torch.no_grad()
+    def explain(self, user: str | Sequence[str], item: str, *, session: SessionSoFar = ()) -> Explanation:
+        """Which agents argue for an item, how strongly, and by what evidence.
+
+        Args:
+            user: a user id, or a history as a list of item ids, oldest first.
+            item: an item id.
+            session: what the user has been shown and clicked so far.
+
+        Raises:
+            InputError: the item is not in the catalog.
+        """
+        if item not in self._items:
+            raise InputError(f'item "{item}": not in the catalog of {len(self._items):,} items')
+        history = self._histories([user])  # pyright: ignore[reportArgumentType] - one of the two kinds, not a mixture
+        reading = self.ensemble.read(history)
+        penalty = torch.zeros(1, len(self._items))
+        traces, progress = self._replay(reading, [session], penalty)
+        actions = self.act(self.ensemble.observe(reading, traces, progress))
+        queries = self.ensemble.ask(reading, traces, actions)
+        weights = self.ensemble.weigh(actions, 1)[0]
+        names = Names(self.catalog.item_ids, self.catalog.item_titles)
+        return explained(self.ensemble, history, queries, weights, self._items[item], names)
 
     def save(self, folder: Path) -> None:
-        """Writes the team's files into `folder`; `team.json` comes last, so that a torn folder is known as one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_towers(self.ensemble.towers, folder / "towers")
-        policies = {
-            f"{agent}/{key}": value
-            for agent, policy in self.policies.items()
-            for key, value in policy.state_dict().items()
-        }
-        users = {
-            "hashes": self.catalog.user_hashes,
-            **{f"history.{k}": v for k, v in vars(self.catalog.histories).items()},
-        }
-        for name, tensors in (("policies", policies), ("users", users)):
-            path = folder / f"{name}.safetensors"
-            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, path)
-        words: dict[str, object] = {
-            "format": FORMAT,
-            "name": self.name,
-            "fusion": self.ensemble.fusion.model_dump(mode="json"),
-            "weights": self.ensemble.weights.tolist(),
-            "slate": self.slate,
-            "horizon": self.horizon,
-            "policies": {agent: vars(policy.spec) for agent, policy in self.policies.items()},
-            "item_ids": self.catalog.item_ids,
-            "item_titles": self.catalog.item_titles,
-            "salt": self.catalog.salt,
-            "sha256": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES},
-        }
-        words["check"] = hashlib.sha256(_plain(words)).hexdigest()
-        draft = folder / f"{INDEX}.part"
-        draft.write_text(json.dumps(words), "utf-8")
-        draft.replace(folder / INDEX)
+        """Writes the team's files into `folder` (`team_files.py`)."""
+        from .team_files import save_team  # the files know the team, not the other way round
+
+        save_team(self, folder)
 
 
 def mask_items(penalty: Tensor, items: Tensor) -> None:
@@ -217,83 +233,3 @@ def hash_user(user: str, salt: str) -> int:
     """A user's id under a keyed hash, 63 bits (BLAKE2b, RFC 7693)."""
     digest = hashlib.blake2b(user.encode(), digest_size=8, key=salt.encode()[:64]).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-def read_team(folder: str | Path) -> Team:
-    """Loads a team's folder.
-
-    Raises:
-        InputError: a file is missing, damaged, or not a team's.
-    """
-    folder = Path(folder)
-    try:
-        words = json.loads((folder / INDEX).read_text("utf-8"))
-        if words["format"] != FORMAT:
-            raise InputError(f"{folder / INDEX}: format {words['format']} is not {FORMAT}; save it with this version")
-        check = words.pop("check")
-        _verified(folder / INDEX, _plain(words), check)
-        paths = {name: folder / name for name in words["sha256"]}
-        files = {name: _verified(path, path.read_bytes(), words["sha256"][name]) for name, path in paths.items()}
-        users = load(files["users.safetensors"])
-        histories = History(**{name: users[f"history.{name}"] for name in ("items", "ratings", "weights")})
-        catalog = Catalog(
-            tuple(words["item_ids"]), tuple(words["item_titles"]), users["hashes"], histories, words["salt"]
-        )
-        fusion = FusionSettings.model_validate(words["fusion"])
-        ensemble = Ensemble(load_towers(folder / "towers"), fusion, torch.tensor(words["weights"]))
-        specs = {agent: _spec(shape) for agent, shape in words["policies"].items()}
-        weights = load(files["policies.safetensors"])
-        policies = {agent: _policy(spec, agent, weights) for agent, spec in specs.items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file; a team's folder is what a run saves as its model") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{folder}: not a team that can serve ({reason}); save the team again") from None
-    return Team(ensemble, policies, catalog, slate=words["slate"], horizon=words["horizon"], name=words["name"])
-
-
-def _verified(path: Path, content: bytes, digest: str) -> bytes:
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise InputError(f"{path}: damaged, not the bytes that were saved; save the team again")
-    return content
-
-
-def _plain(words: Mapping[str, object]) -> bytes:
-    """The index as bytes to hash, whatever the order of its words."""
-    return json.dumps(words, sort_keys=True).encode()
-
-
-def _spec(shape: dict[str, Any]) -> PolicySpec:
-    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]))
-
-
-def _policy(spec: PolicySpec, agent: str, tensors: Mapping[str, Tensor]) -> Policy:
-    policy = Policy(spec)
-    mine = {key.removeprefix(f"{agent}/"): value for key, value in tensors.items() if key.startswith(f"{agent}/")}
-    policy.load_state_dict(mine)
-    return policy.eval()
-
-
-def load_team(uri_or_path: str | Path, tracking_uri: str | None = None) -> Team:
-    """Loads a team from a folder, or from MLflow: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN/team`.
-
-    Args:
-        uri_or_path: a folder that holds `team.json` or an MLflow model of a team, or an MLflow model's URI.
-        tracking_uri: MLflow's; default `MLFLOW_TRACKING_URI`, or the database that runs write to by default.
-
-    Raises:
-        InputError: there is no such team.
-    """
-    text = str(uri_or_path)
-    if text.startswith(("models:", "runs:", "mlflow-artifacts:", "http:", "https:")):
-        from ..platform.pyfunc import download_model
-
-        folder = download_model(text, tracking_uri)
-    else:
-        folder = Path(text)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give a team's folder, or models:/NAME@ALIAS")
-    found = sorted(folder.glob(f"**/{INDEX}"))
-    if not found:
-        raise InputError(f"{folder}: holds no {INDEX}; a team's folder is what a run saves as its model")
-    return read_team(found[0].parent)

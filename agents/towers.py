@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -26,8 +26,9 @@ from ..platform.encoder import EncodeProgress, Encoder
 from ..platform.errors import InputError
 from ..platform.logs import Logs
 from ..platform.settings import AgentsSettings
-from . import collaborative, content, sentiment
+from . import collaborative, content, knowledge, sentiment, sequence
 from .profiles import PROFILES, profile
+from .propagation import propagated
 from .tower import PAD, History, Tower
 
 Progress = Callable[[str, int, int, float], None]
@@ -35,7 +36,7 @@ Progress = Callable[[str, int, int, float], None]
 
 INDEX = "towers.json"
 
-_LIBRARIES = ("implicit", "numpy", "scikit-learn", "torch", "transformers")
+_LIBRARIES = ("implicit", "numpy", "scikit-learn", "scipy", "torch", "transformers")
 """What else a fit depends on: another version may give other numbers."""
 
 
@@ -50,12 +51,18 @@ class Fitter:
 FITTERS: dict[str, Fitter] = {
     "cf": Fitter(lambda logs, settings, _encoder, seed, _progress: collaborative.fit(logs, settings.cf, seed), False),
     "content": Fitter(
-        lambda logs, settings, encoder, _seed, progress: content.fit(
-            logs, settings.content, encoder, settings.sentiment.max_reviews, progress
+        lambda logs, settings, encoder, seed, progress: content.fit(
+            logs, settings.content, encoder, settings.sentiment.max_reviews, seed, progress
         )
     ),
     "sentiment": Fitter(
         lambda logs, settings, encoder, seed, progress: sentiment.fit(logs, settings.sentiment, encoder, seed, progress)
+    ),
+    "knowledge": Fitter(
+        lambda logs, settings, _encoder, seed, _progress: knowledge.fit(logs, settings.knowledge, seed), False
+    ),
+    "sequence": Fitter(
+        lambda logs, settings, _encoder, seed, _progress: sequence.fit(logs, settings.sequence, seed), False
     ),
 }
 """The recommenders by name; a new one is a function and a line here, and a name in `settings.RECOMMENDERS`."""
@@ -70,16 +77,18 @@ def fit_towers(logs: Logs, settings: AgentsSettings, seed: int, progress: Progre
         InputError: the logs hold nothing for a tower to learn from, or the encoder or the cache cannot be used.
     """
     encoder = Encoder(settings.encoder)
-    base = _digest([*_logs_parts(logs), _settings_part(settings), str(seed).encode(), *code_parts()])
+    base = _digest([*_logs_parts(logs), str(seed).encode(), *code_parts()])
     towers = {}
     for name in settings.names:
         fitter = FITTERS[name]
-        key = _digest([base.encode(), name.encode(), (encoder.fingerprint if fitter.encodes else "").encode()])
+        read = encoder.fingerprint if fitter.encodes else ""
+        key = _digest([part.encode() for part in (base, name, _settings_part(settings, name), read)])
         folder = cache_folder(settings.encoder.cache) / "towers" / key[:32]
         try:
             towers[name] = load_towers(folder)[name]
         except (InputError, KeyError):  # not there yet, or torn: it is made again
-            towers[name] = fitter.fit(logs, settings, encoder, seed, partial(progress, name) if progress else None)
+            tower = fitter.fit(logs, settings, encoder, seed, partial(progress, name) if progress else None)
+            towers[name] = propagated(tower, logs, settings.propagate.get(name, 0.0))
             save_towers({name: towers[name]}, folder)
     return towers
 
@@ -91,6 +100,7 @@ class _Entry(BaseModel):
     shapes: dict[str, list[int]]
     sha256: str
     common: int = 0
+    notes: str | None = None
 
 
 class _Index(BaseModel):
@@ -116,9 +126,19 @@ def save_towers(towers: dict[str, Tower], folder: Path) -> None:
                 shapes=shapes,
                 sha256=sha256,
                 common=tower.common,
+                notes=_save_notes(tower, folder),
             )
         )
     write_whole(folder / INDEX, _Index(format=1, towers=entries).model_dump_json(indent=1).encode())
+
+
+def _save_notes(tower: Tower, folder: Path) -> str | None:
+    """Writes the tower's notes, if it has any, and gives their hash."""
+    if not tower.notes:
+        return None
+    data = json.dumps(tower.notes, ensure_ascii=False).encode()
+    write_whole(folder / f"{tower.name}.notes.json", data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_towers(folder: Path) -> dict[str, Tower]:
@@ -142,13 +162,25 @@ def load_towers(folder: Path) -> dict[str, Tower]:
     return towers
 
 
-def _load(path: Path, entry: _Entry) -> Tower:
+def _verified(path: Path, sha256: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); save the team again") from None
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{path}: damaged, not the bytes that were saved; save the team again")
+    return data
+
+
+def _load_notes(path: Path, entry: _Entry) -> dict[str, tuple[str, ...]]:
+    if entry.notes is None:
+        return {}
+    notes = json.loads(_verified(path.with_suffix(".notes.json"), entry.notes))
+    return {name: tuple(map(str, words)) for name, words in notes.items()}
+
+
+def _load(path: Path, entry: _Entry) -> Tower:
+    data, notes = _verified(path, entry.sha256), _load_notes(path, entry)
     try:
         tensors = load(data)
         shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
@@ -156,7 +188,7 @@ def _load(path: Path, entry: _Entry) -> Tower:
             raise ValueError("the shapes are not those of the index")
         vectors = tensors.pop("item_vectors")
         extras = {key.removeprefix("extras."): tensor for key, tensor in tensors.items()}
-        tower = Tower(entry.name, vectors, entry.profile_kind, extras, entry.facts, entry.common)
+        tower = Tower(entry.name, vectors, entry.profile_kind, extras, entry.facts, entry.common, notes)
         _ask(tower)
     except (SafetensorError, ValueError, KeyError, RuntimeError, IndexError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -177,13 +209,26 @@ def _ask(tower: Tower) -> None:
 
 
 def _logs_parts(logs: Logs) -> Iterable[bytes]:
-    for value in vars(logs).values():
+    values = {**vars(logs), **vars(logs.graph)}
+    del values["graph"]  # its own fields are there
+    for value in values.values():
         yield json.dumps(value).encode() if isinstance(value, tuple) else value.tobytes()
 
 
-def _settings_part(settings: AgentsSettings) -> bytes:
-    """What a fit depends on: not where things are kept, nor how many texts are encoded at once, nor its teammates."""
-    return settings.model_dump_json(exclude={"names": True, "encoder": True}).encode()
+def _settings_part(settings: AgentsSettings, name: str) -> str:
+    """What an agent's fit depends on: not its teammates, nor where things are kept, nor how the encoder batches."""
+    parts = settings.model_dump(mode="json", include={name, "sentiment"} if name == "content" else {name})
+    return json.dumps(parts | {"propagate": settings.propagate.get(name, 0.0)}, sort_keys=True)
+
+
+def pinned(settings: AgentsSettings, towers: Mapping[str, Tower]) -> AgentsSettings:
+    """The settings with what the towers' fits picked held fast, so that another fit picks nothing else."""
+    changed = {
+        name: getattr(settings, name).model_copy(update=json.loads(tower.facts["settings"]))
+        for name, tower in towers.items()
+        if "settings" in tower.facts
+    }
+    return settings.model_copy(update=changed)
 
 
 def code_parts() -> Iterable[bytes]:

@@ -107,7 +107,15 @@ def untrained_team(stage: Stage, policies: Mapping[str, Policy] | None = None) -
     catalog = Catalog(world.item_ids, world.item_titles, hashes, world.history.to("cpu"), salt)
     ensemble = stage.ensemble.to("cpu")
     env = experiment.env
-    return Team(ensemble, policies or {}, catalog, slate=env.slate, horizon=env.horizon, name=experiment.name)
+    return Team(
+        ensemble,
+        policies or {},
+        catalog,
+        slate=env.slate,
+        horizon=env.horizon,
+        name=experiment.name,
+        encoder=experiment.agents.encoder,
+    )
 
 
 def _team_metrics(runner: Mapping[str, Any]) -> dict[str, float]:

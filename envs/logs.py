@@ -29,7 +29,7 @@ from .response import Fit, ResponseModel, fit_response, labelled_pairs, one_thre
 from .topics import cluster_topics, name_topics
 from .world import World
 
-LONGEST_HISTORY = 50
+LONGEST_HISTORY = 200
 """Interactions of a user that an agent may read, the last ones."""
 
 BEST, BEST_USERS = 10, 500

@@ -11,7 +11,8 @@ import pytest
 import torch
 from concertrl.agents.ensemble import Ensemble
 from concertrl.agents.policy import Policy
-from concertrl.agents.team import Catalog, SessionSoFar, Team, hash_user, load_team, mask_items
+from concertrl.agents.team import Catalog, SessionSoFar, Team, hash_user, mask_items
+from concertrl.agents.team_files import load_team
 from concertrl.agents.tower import PAD
 from concertrl.envs import BatchedEnv, Stage
 from concertrl.platform.errors import InputError
@@ -170,6 +171,7 @@ FILES = (
     "towers/cf.safetensors",
     "towers/content.safetensors",
     "towers/sentiment.safetensors",
+    "towers/sentiment.notes.json",
 )
 
 

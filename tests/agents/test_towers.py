@@ -10,10 +10,11 @@ import torch
 from concertrl.agents import towers
 from concertrl.agents.profiles import profile
 from concertrl.agents.tower import History, Tower
-from concertrl.agents.towers import FITTERS, INDEX, fit_towers, load_towers, save_towers
+from concertrl.agents.towers import FITTERS, INDEX, fit_towers, load_towers, pinned, save_towers
 from concertrl.platform.errors import InputError
+from concertrl.platform.graph import Graph
 from concertrl.platform.logs import Logs
-from concertrl.platform.settings import RECOMMENDERS, AgentsSettings
+from concertrl.platform.settings import RECOMMENDERS, TEAM, AgentsSettings
 from safetensors.torch import save
 
 KINDS = ("western", "space opera", "romance")
@@ -108,27 +109,60 @@ def test_other_logs_are_another_fit(cache: Path, fitted: dict[str, Tower], fits:
     value = getattr(logs, part)
     changed = ("changed", *value[1:]) if isinstance(value, tuple) else np.append(value[:-1], value.dtype.type(2))
     fit_towers(replace(logs, **{part: changed}), settings(cache), seed=0)
-    assert fits == list(RECOMMENDERS)
+    assert fits == list(TEAM)
 
 
 def test_other_settings_and_seeds_are_another_fit(cache: Path, fitted: dict[str, Tower], fits: list[str]) -> None:
     fit_towers(make(), settings(cache, cf={"factors": 4}), seed=0)
-    assert fits == list(RECOMMENDERS)
+    assert fits == ["cf"]  # what one agent is set to is nothing to the others
+    fit_towers(make(), settings(cache, sentiment={"max_reviews": 9}), seed=0)
+    assert fits[1:] == ["content", "sentiment"]
     fit_towers(make(), settings(cache), seed=1)
-    assert fits == list(RECOMMENDERS) * 2
+    assert fits[3:] == list(TEAM)
     fit_towers(make(), settings(cache, encoder={"cache": str(cache), "max_tokens": 9}), seed=0)
     assert fits[6:] == ["content", "sentiment"]
     fit_towers(make(), settings(cache, encoder={"cache": str(cache), "batch_size": 9}), seed=0)
     assert len(fits) == 8
 
 
+def test_what_a_fit_picked_can_be_held_fast(cache: Path, fits: list[str]) -> None:
+    names = settings(cache, names=["cf", "sequence"])
+    picked = fit_towers(make(), names, seed=0)
+    held = pinned(names, picked)
+    assert held.cf.method != "best" and held.cf.candidate is not None and held.sequence.method != "best"
+    again = fit_towers(make(), held, seed=0)
+    assert fits == ["cf", "sequence"] * 2
+    assert all(torch.equal(again[name].item_vectors, picked[name].item_vectors) for name in picked)
+    assert pinned(held, again) == held
+
+
+def test_propagation_is_an_addition_to_any_tower(cache: Path) -> None:
+    plain = fit_towers(make(), settings(cache, names=["cf"]), seed=0)["cf"]
+    nodes = (*make().item_ids, "genre:western")
+    edges = Graph(np.array([0, 3]), np.zeros(2, np.int64), np.array([12, 12]), nodes, ("genre",))
+    logs = replace(make(), graph=edges)
+    spread = fit_towers(logs, settings(cache, names=["cf"], propagate={"cf": 0.5}), seed=0)["cf"]
+    assert "propagated" in spread.facts and not torch.equal(spread.item_vectors, plain.item_vectors)
+    untouched = fit_towers(logs, settings(cache, names=["cf"]), seed=0)["cf"]
+    assert torch.equal(untouched.item_vectors, plain.item_vectors)
+
+
+def test_notes_are_saved_with_a_tower_and_checked(fitted: dict[str, Tower], tmp_path: Path) -> None:
+    told = replace(fitted["cf"], notes={"praise": ("so warm", "é")})
+    save_towers({"cf": told}, tmp_path)
+    assert load_towers(tmp_path)["cf"].notes == told.notes
+    (tmp_path / "cf.notes.json").write_text('{"praise": ["changed"]}')
+    with pytest.raises(InputError, match=r"cf\.notes\.json: damaged"):
+        load_towers(tmp_path)
+
+
 def test_a_torn_cache_entry_is_fitted_again(cache: Path, fitted: dict[str, Tower], fits: list[str]) -> None:
     for path in (cache / "towers").glob("*/*.safetensors"):
         path.write_bytes(path.read_bytes()[:-100])
-    assert same(fit_towers(make(), settings(cache), seed=0), fitted) and fits == list(RECOMMENDERS)
+    assert same(fit_towers(make(), settings(cache), seed=0), fitted) and fits == list(TEAM)
     for path in (cache / "towers").glob("*/towers.json"):
         path.write_text("{")
-    assert same(fit_towers(make(), settings(cache), seed=0), fitted) and fits == list(RECOMMENDERS) * 2
+    assert same(fit_towers(make(), settings(cache), seed=0), fitted) and fits == list(TEAM) * 2
     assert same(fit_towers(make(), settings(cache), seed=0), fitted) and len(fits) == 6
 
 
@@ -191,7 +225,7 @@ def test_a_tower_that_cannot_serve_is_refused(tmp_path: Path, fitted: dict[str, 
     if fault == "missing extra":
         del extras["gain"]
     elif fault == "wrong extra":
-        extras["gram"] = torch.eye(3)
+        extras["inputs"] = torch.eye(3)
     elif fault == "flat vectors":
         vectors = vectors[0]
     elif fault == "not a number":
