@@ -10,36 +10,17 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from . import __version__
+from .experiments.verbs import JSON, evaluate, reported
 from .platform.destination import local_uri, redact
 from .platform.errors import ConcertError, InputError
 from .platform.experiment import load_experiment, packaged_experiments, settings_help
 from .platform.settings import Experiment
-
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of standard output."
-)
-
-
-def reported(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns our errors into one line on standard error and an exit status."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except ConcertError as error:
-            click.echo(f"concertrl: {redact(str(error))}", err=True)
-            sys.exit(error.exit_status)
-
-    return run
 
 
 class Verbs(click.Group):
@@ -79,15 +60,18 @@ def main() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the dataset.")
 @click.option("--map", "mapping", multiple=True, metavar="FIELD=COLUMN", help="Which column holds a field; repeatable.")
+@click.option(
+    "--graph", type=click.Path(path_type=Path), help="A knowledge graph of the items: a folder or an edges table."
+)
 @JSON
 @reported
-def ingest(source: str, path: Path, out: Path, mapping: tuple[str, ...], as_json: bool) -> None:
+def ingest(source: str, path: Path, out: Path, mapping: tuple[str, ...], graph: Path | None, as_json: bool) -> None:
     """Read raw logs into a dataset folder.
 
     SOURCE is movielens, amazon, csv, parquet or jsonl. Rows that cannot be used are kept in rejected.parquet.
 
     \b
-    concertrl ingest movielens ml-latest-small --out data/ml
+    concertrl ingest movielens ml-latest-small --out data/ml --graph kg-mkr/movie
     concertrl ingest csv clicks.csv --out data/mine --map user_id=customer --map item_id=sku --map timestamp=time
     """
     from .platform.ingest import ingest as read
@@ -114,6 +98,7 @@ def ingest(source: str, path: Path, out: Path, mapping: tuple[str, ...], as_json
             mapping=dict(map(pair, mapping)) or None,
             progress=progress,
             on_reject=lambda line: click.echo(line, err=True),
+            graph=graph,
         )
     finally:
         if terminal and shown:
@@ -158,6 +143,9 @@ def train(experiment: str, overrides: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(result.as_dict()))
 
 
+main.add_command(evaluate)
+
+
 @main.group()
 def benchmark() -> None:
     """Measure ConcertRL against its peers, side by side in one run."""
@@ -178,6 +166,28 @@ def throughput(rounds: int, as_json: bool) -> None:
     from .experiments.benchmark_throughput import measure, report
 
     found = measure(rounds, lambda line: click.echo(line, err=True))
+    click.echo(json.dumps(found.as_dict()) if as_json else report(found))
+
+
+@benchmark.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dataset", required=True, type=click.Path(path_type=Path), help="A dataset folder.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(2), help="Seeds, paired between the arms.")
+@JSON
+@reported
+def pretrain(overrides: tuple[str, ...], dataset: Path, seeds: int, as_json: bool) -> None:
+    """Joint pretraining against each task alone, on held-out interactions of a dataset.
+
+    Keys under agents can be set, such as agents.pretrain.tasks or agents.pretrain.balance.
+
+    \b
+    concertrl benchmark pretrain --dataset data/instruments
+    concertrl benchmark pretrain --dataset data/ml agents.pretrain.balance=uncertainty
+    """
+    settings = load_experiment("builtin", overrides).agents
+    from .experiments.benchmark_pretrain import measure, report
+
+    found = measure(dataset, settings, seeds, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(found.as_dict()) if as_json else report(found))
 
 
