@@ -1,11 +1,39 @@
-"""Which reviews a tower reads, and what they say of each item on average."""
+"""Which reviews a tower reads, what they say of each item on average, and the sentences that they are made of."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..platform.logs import Logs
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[a-z][.!?])(?=[A-Z])|\s*\n\s*")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """s sentences of reviews.
+
+    Attributes:
+        texts: s, without white space at the ends.
+        rows: `(s,)` int64, where each one's review is in what was taken apart; ascending.
+    """
+
+    texts: tuple[str, ...]
+    rows: NDArray[np.int64]
+
+
+def sentences(reviews: Sequence[str]) -> Sentences:
+    """The sentences of the reviews: they end with a line, or with a full stop, exclamation or question mark that white
+    space follows, or a capital letter for want of it.
+    """
+    parts = [[part.strip() for part in _SENTENCE_END.split(review) if part.strip()] for review in reviews]
+    rows = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return Sentences(tuple(text for part in parts for text in part), rows.astype(np.int64))
 
 
 def rows_to_read(logs: Logs, at_most: int) -> NDArray[np.int64]:

@@ -1,149 +1,254 @@
 """The sentiment tower: how good people say an item is, and how much a user cares.
 
-    reviews -> embeddings -> head (review -> liked or not) -> polarity of each review
-    polarity of an item = (sum of its polarities + prior_reviews * catalog mean) / (count + prior_reviews)
-    query = the user's sensitivity on the polarity axis, read from the history (`profiles.sensitivity`)
+    reviews -> head (`sentiment_head`) -> what each says, less its writer's tone      |  mean of what there is
+    stars   -> less the rater's own mean                                              |  = an opinion in [-1, 1]
+    opinions, the latest first -> polarity of an item: posterior mean and deviation
+    query = the user's sensitivity to polarity, read from the history, and trust in what many speak of
+            (`profiles.sensitivity`)
 
-Without reviews that a head can learn from, the polarities are the ratings, or else the clicks; the facts say which.
+Without reviews that a head can learn from, the opinions are the ratings, or else the clicks; the facts say which.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+import json
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ..platform.encoder import EncodeProgress, Encoder
 from ..platform.errors import InputError
 from ..platform.logs import LIKED_STARS, Logs
 from ..platform.settings import SentimentSettings
+from .aspects import aspects, snippets, spoken
 from .content import principal_components
-from .profiles import LONGEST, calibrated, centred_ratings
+from .profiles import LONGEST, PRIOR_RATINGS, calibrated, centred_ratings
 from .reviews import item_means, rows_to_read
+from .sentiment_head import DISLIKED_STARS, judge
 from .tower import PAD, History, Tower
+from .validation import latest_likes, validated, validation
 
-DISLIKED_STARS = 2.0
-"""A review with a rating up to here teaches the head what blame is; above it and below `LIKED_STARS` it does not."""
+DAY = 86_400
+"""Seconds."""
 
-LEAST_REVIEWS = 20
-"""Reviews of praise, and of blame, below which no head is trained."""
+LEAST_PRIOR = 0.1
+"""Reviews' worth of the catalog mean that an item has at least: a posterior deviation needs some."""
 
-HELD_OUT = 0.1
-"""Share of the reviews that the head's ROC AUC is measured on, before it is fitted on all."""
+TRUSTS = (0.0, 0.25, 0.5, 1.0)
+"""What a deviation of volume may weigh beside one of polarity; the fit picks one on the latest likes. Logs speak for
+more, since people rate what they were shown; in the built-in world, where all can be shown, more than 1 did harm.
+"""
 
-INVERSE_PENALTY = 1.0
-"""`C` of the logistic regression on unit vectors."""
+HALF_LIVES = (0.0, 1460.0, 730.0, 365.0)
+"""Days in which an opinion may lose half its weight, 0 for never; picked like the trust."""
 
 
 @dataclass(frozen=True)
-class _Evidence:
-    """What is known of the items: n polarities in [-1, 1] of `items` `(n,)`, and their mean in the catalog.
+class Opinions:
+    """What each of n interactions says of its item.
 
-    `embeddings` `(n, m)` are of the reviews, where there are any.
+    Attributes:
+        polarity: `(n,)` in [-1, 1], NaN where it says nothing.
+        mean: what an item starts from.
+        facts: what they were learned from, in words.
+        rows, embeddings: `(r,)` and `(r, m)`, the rows whose review was read, and what it is about.
+        tone: `(U,)` how much warmer a user writes than others who give the same stars, in units of polarity.
     """
 
-    items: NDArray[np.int64]
     polarity: NDArray[np.float64]
     mean: float
     facts: dict[str, str]
-    embeddings: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    rows: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    tone: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What is known of an item: the posterior of its polarity in [-1, 1], and of how many opinions, faded."""
+
+    polarity: float
+    deviation: float
+    count: float
 
 
 def fit(
     logs: Logs, settings: SentimentSettings, encoder: Encoder, seed: int, progress: EncodeProgress | None = None
 ) -> Tower:
-    """Item vectors `(N, 2 + e)`: polarity, standardised; certainty = count / (count + prior_reviews), in [0, 1]; and
-    e <= components principal components of the item's mean review, of root mean square length 1 together.
+    """Item vectors `(N, 3 + e)`: polarity, standardised; certainty = count / (count + prior_reviews), in [0, 1];
+    e <= components principal components of the item's mean review, of root mean square length 1 together; and volume,
+    log(1 + count), standardised. A count is of opinions, each by 0.5^(its age at the end of the logs / half-life). The
+    half-life and the weight of volume are the simplest within a standard error of the best on the latest likes.
+    The notes are, for each item, a sentence of `praise`, one of `blame`, and what is said of its `aspects`.
 
     Raises:
         InputError: there is no interaction to learn from.
     """
     if not len(logs):
         raise InputError('there is no interaction: the "sentiment" agent has nothing to learn from')
-    evidence = _from_reviews(logs, settings, encoder, seed, progress) or _from_ratings(logs) or _from_clicks(logs)
-    counts = np.bincount(evidence.items, minlength=logs.num_items)
-    sums = np.bincount(evidence.items, evidence.polarity, minlength=logs.num_items)
-    prior = max(settings.prior_reviews, 1e-6)
-    polarity = (sums + prior * evidence.mean) / (counts + prior)
-    spread = polarity[counts > 0].std()
-    standard = (polarity - polarity[counts > 0].mean()) / spread if spread > 1e-6 else np.zeros(logs.num_items)
-    columns = [standard[:, None], (counts / (counts + prior))[:, None], _aspects(evidence, counts, settings)]
-    vectors = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
-    extras = {"response": _response(logs, vectors[:, 0])}
-    return calibrated(Tower("sentiment", vectors, "sensitivity", extras, evidence.facts), logs)
+    opinions = opinions_of(logs, settings, encoder, seed, progress)
+    reading = _reading(logs, opinions, settings)
+    tower = _tower(logs, opinions.polarity, opinions, settings.components, reading)
+    picked = {"half_life": reading.half_life, "volume": reading.trust}
+    facts = {**opinions.facts, **tower.facts, "settings": json.dumps(picked)}
+    return replace(tower, facts=facts, notes=_notes(logs, settings, encoder))
 
 
-def _from_reviews(
-    logs: Logs, settings: SentimentSettings, encoder: Encoder, seed: int, progress: EncodeProgress | None
-) -> _Evidence | None:
-    rows = rows_to_read(logs, settings.max_reviews)
-    stars = logs.ratings[rows]
-    clear = np.flatnonzero((stars >= LIKED_STARS) | (stars <= DISLIKED_STARS))
-    praise = stars[clear] >= LIKED_STARS
-    if min(praise.sum(), (~praise).sum()) < LEAST_REVIEWS:
-        return None
-    embeddings = encoder.encode([logs.reviews[row] for row in rows], progress)
-    held_out = np.zeros(len(clear), bool)
-    held_out[np.random.default_rng([seed, *b"sentiment"]).permutation(len(clear))[: round(HELD_OUT * len(clear))]] = (
-        True
-    )
-    facts = {
-        "learned_from": f"{len(rows):,} reviews, the head from {len(clear):,} with up to {DISLIKED_STARS:g} or from "
-        f"{LIKED_STARS:g} stars",
-        "head_auc": _held_out_auc(embeddings[clear], praise, held_out),
-    }
-    polarity = 2 * _head(embeddings[clear], praise).predict_proba(embeddings)[:, 1] - 1
-    return _Evidence(logs.items[rows], polarity, float(polarity.mean()), facts, embeddings)
+def opinion(tower: Tower, item: int) -> Opinion:
+    """The posterior of an item's polarity, from a sentiment tower's columns."""
+    standard, certainty = tower.item_vectors[item, :2].tolist()
+    mean, spread, deviation, prior = tower.extras["scale"].tolist()
+    unknown = max(1 - certainty, 1e-6)
+    return Opinion(mean + spread * standard, deviation * unknown**0.5, prior * certainty / unknown)
 
 
-def _head(embeddings: NDArray[np.float32], praise: NDArray[np.bool_]) -> LogisticRegression:
-    """Praise and blame count the same, however rare one is, so that a polarity of 0 is undecided."""
-    return LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000).fit(embeddings, praise)
-
-
-def _held_out_auc(embeddings: NDArray[np.float32], praise: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> str:
-    if len(np.unique(praise[held_out])) < 2 or len(np.unique(praise[~held_out])) < 2:
-        return "not measured: too few reviews"
-    scores = _head(embeddings[~held_out], praise[~held_out]).decision_function(embeddings[held_out])
-    return f"{roc_auc_score(praise[held_out], scores):.3f} on {int(held_out.sum()):,} held-out reviews"
-
-
-def _from_ratings(logs: Logs) -> _Evidence | None:
-    """How far a rating is above the user's own mean, two stars being all of it."""
+def opinions_of(
+    logs: Logs, settings: SentimentSettings, encoder: Encoder, seed: int, progress: EncodeProgress | None = None
+) -> Opinions:
+    """What the interactions say: reviews and stars together, or else clicks."""
     rated = ~np.isnan(logs.ratings)
-    if not rated.any():
-        return None
-    users, stars = logs.users[rated], logs.ratings[rated].astype(np.float64)
-    stars = stars - stars.mean()
-    sums, counts = np.bincount(users, stars), np.bincount(users)
-    polarity = np.clip((stars - (sums / (counts + 1))[users]) / 2, -1, 1)
-    facts = {"learned_from": f"{int(rated.sum()):,} ratings, for want of reviews to learn from"}
-    return _Evidence(logs.items[rated], polarity, float(polarity.mean()), facts)
+    stars = _stars(logs)
+    nothing = np.zeros(0, np.int64), np.zeros((0, 0), np.float32), np.zeros(logs.num_users)
+    rows = rows_to_read(logs, settings.max_reviews)
+    judged = judge([logs.reviews[row] for row in rows], logs.ratings[rows], settings, encoder, seed, progress)
+    if judged is None and not rated.any():
+        # Where all were clicked, nothing speaks against an item, and more clicks make it more positive.
+        clicks = 2.0 * logs.clicks.astype(np.float64) - 1
+        mean = float(clicks.mean()) if clicks.min(initial=1) < 1 else 0.0
+        facts = {"learned_from": f"{len(logs):,} clicks, for want of reviews and ratings"}
+        return Opinions(clicks, mean, facts, *nothing)
+    if judged is None:
+        facts = {"learned_from": f"{int(rated.sum()):,} ratings, for want of reviews to learn from"}
+        return Opinions(stars, float(np.nanmean(stars)), facts, *nothing)
+    tone = tones(logs.users[rows], judged.polarity, logs.ratings[rows], logs.num_users)
+    said = np.clip(judged.polarity - tone[logs.users[rows]], -1, 1)
+    polarity = stars.copy()
+    polarity[rows] = np.where(rated[rows], (np.nan_to_num(stars[rows]) + said) / 2, said)
+    facts = {
+        "learned_from": f"{len(rows):,} reviews and {int(rated.sum()):,} ratings, the head from {judged.taught:,} "
+        f"reviews with up to {DISLIKED_STARS:g} or from {LIKED_STARS:g} stars",
+        "head": settings.head,
+        "head_auc": f"{judged.auc:.3f} on reviews that it was not taught with",
+    }
+    return Opinions(polarity, float(np.nanmean(polarity)), facts, rows, judged.embeddings, tone)
 
 
-def _from_clicks(logs: Logs) -> _Evidence:
-    """Clicked or not. Where all were, nothing speaks against an item, and more clicks make it more positive."""
-    polarity = 2.0 * logs.clicks.astype(np.float64) - 1
-    mean = float(polarity.mean()) if polarity.min(initial=1) < 1 else 0.0
-    facts = {"learned_from": f"{len(logs):,} clicks, for want of reviews and ratings"}
-    return _Evidence(logs.items, polarity, mean, facts)
+def _notes(logs: Logs, settings: SentimentSettings, encoder: Encoder) -> dict[str, tuple[str, ...]]:
+    said = spoken(logs, settings)
+    if not said.texts:
+        return {}
+    found, chosen = aspects(said, settings, encoder), snippets(said)
+    notes = {
+        "praise": tuple(each.praise for each in chosen),
+        "blame": tuple(each.blame for each in chosen),
+        "aspects": tuple("; ".join(found.words(item)) for item in range(logs.num_items)),
+    }
+    return {name: words for name, words in notes.items() if any(words)}
 
 
-def _aspects(evidence: _Evidence, counts: NDArray[np.int64], settings: SentimentSettings) -> NDArray[np.float32]:
+def tones(
+    users: NDArray[np.int64], polarity: NDArray[np.float64], stars: NDArray[np.float32], num_users: int
+) -> NDArray[np.float64]:
+    """`(U,)`: the mean of a user's reviews' polarity less that of all reviews with the same stars.
+
+    Drawn to 0 as if by `PRIOR_RATINGS` more reviews. Args: of n reviews, `(n,)` each; stars NaN where none.
+    """
+    _, kind = np.unique(np.nan_to_num(stars), return_inverse=True)
+    usual = np.bincount(kind, polarity) / np.bincount(kind)
+    sums = np.bincount(users, polarity - usual[kind], minlength=num_users)
+    return sums / (np.bincount(users, minlength=num_users) + PRIOR_RATINGS)
+
+
+def fading(timestamps: NDArray[np.int64], half_life: float) -> NDArray[np.float64]:
+    """`(n,)` in (0, 1]: 0.5^(age in days at the last of the times / half_life); 1 where half_life is 0."""
+    if half_life == 0 or not len(timestamps):
+        return np.ones(len(timestamps))
+    return 0.5 ** ((timestamps.max() - timestamps) / (DAY * half_life))
+
+
+def _stars(logs: Logs) -> NDArray[np.float64]:
+    """`(n,)` how far a rating is above the user's own mean, two stars being all of it; NaN where there is none."""
+    rated = ~np.isnan(logs.ratings)
+    found = np.full(len(logs), np.nan)
+    if rated.any():
+        users, stars = logs.users[rated], logs.ratings[rated].astype(np.float64)
+        stars = stars - stars.mean()
+        sums, counts = np.bincount(users, stars), np.bincount(users)
+        found[rated] = np.clip((stars - (sums / (counts + 1))[users]) / 2, -1, 1)
+    return found
+
+
+class _Reading(NamedTuple):
+    """How opinions are read: the weight of volume, the half-life in days, the prior's weight in opinions."""
+
+    trust: float
+    half_life: float
+    prior: float
+
+
+def _reading(logs: Logs, opinions: Opinions, settings: SentimentSettings) -> _Reading:
+    """The first within a standard error of the best on the latest likes (Breiman and others 1984)."""
+    prior = max(settings.prior_reviews, LEAST_PRIOR)
+    half_lives = HALF_LIVES if settings.half_life == "best" else (settings.half_life,)
+    trusts = TRUSTS if settings.volume == "best" else (settings.volume,)
+    candidates = [_Reading(trust, half_life, prior) for trust, half_life in itertools.product(trusts, half_lives)]
+    problem = validation(logs) if len(candidates) > 1 else None
+    if problem is None:
+        return candidates[0]
+    polarity = opinions.polarity[latest_likes(logs)[1]]
+    built = (_tower(problem.earlier, polarity, opinions, 0, reading) for reading in candidates)
+    scores = torch.stack([validated(tower, problem) for tower in built])
+    best = int(scores.mean(1).argmax())
+    error = (scores[best] - scores).std(1, correction=0) / scores.shape[1] ** 0.5
+    return candidates[int((scores.mean(1) + error >= scores[best].mean()).int().argmax())]
+
+
+def _tower(logs: Logs, polarity: NDArray[np.float64], opinions: Opinions, components: int, reading: _Reading) -> Tower:
+    """The tower of what `logs` say, `polarity` `(n,)` in them."""
+    known = ~np.isnan(polarity)
+    items, said, weights = logs.items[known], polarity[known], fading(logs.timestamps, reading.half_life)[known]
+    counts = np.bincount(items, weights, minlength=logs.num_items)
+    prior = reading.prior
+    means = (np.bincount(items, weights * said, minlength=logs.num_items) + prior * opinions.mean) / (counts + prior)
+    heard = counts > 0
+    middle, spread = means[heard].mean(), means[heard].std()
+    standard = (means - middle) / spread if spread > 1e-6 else np.zeros(logs.num_items)
+    # Of an opinion about its item; so the posterior variance is noise / (count + prior).
+    noise = float(np.average((said - means[items]) ** 2, weights=weights))
+    volume = np.log1p(counts)
+    volume = (volume - volume.mean()) / max(float(volume.std()), 1e-6)
+    about = _about(logs, opinions, components)
+    columns = [standard[:, None], (counts / (counts + prior))[:, None], about, volume[:, None]]
+    vectors = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
+    extras = {
+        "response": _response(logs, vectors[:, 0]),
+        "trust": torch.tensor(reading.trust),
+        "scale": torch.tensor([middle, spread, (noise / prior) ** 0.5, prior], dtype=torch.float32),
+    }
+    facts = {
+        "volume": f"weighs {reading.trust:g} beside polarity",
+        "half_life": f"{reading.half_life:g} days" if reading.half_life else "none",
+    }
+    return calibrated(Tower("sentiment", vectors, "sensitivity", extras, facts, common=1), logs)
+
+
+def _about(logs: Logs, opinions: Opinions, components: int) -> NDArray[np.float32]:
     """`(N, e)`: what an item's reviews talk about; no columns without reviews, zeros for an item without any."""
-    if not len(evidence.embeddings):
-        return np.zeros((len(counts), 0), np.float32)
-    means = item_means(evidence.items, evidence.embeddings, len(counts))[counts > 0]
-    aspects = np.zeros((len(counts), min(settings.components, *means.shape)), np.float32)
-    components, _ = principal_components(means, aspects.shape[1])
-    size = np.sqrt((components**2).sum(1).mean())
-    aspects[counts > 0] = components / max(float(size), 1e-6)
-    return aspects
+    if not components or not len(opinions.rows):
+        return np.zeros((logs.num_items, 0), np.float32)
+    items = logs.items[opinions.rows]
+    read = np.bincount(items, minlength=logs.num_items) > 0
+    means = item_means(items, opinions.embeddings, logs.num_items)[read]
+    found = np.zeros((logs.num_items, min(components, *means.shape)), np.float32)
+    coordinates, _ = principal_components(means, found.shape[1])
+    size = np.sqrt((coordinates**2).sum(1).mean())
+    found[read] = coordinates / max(float(size), 1e-6)
+    return found
 
 
 def _response(logs: Logs, polarity: Tensor) -> Tensor:
