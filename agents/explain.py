@@ -159,6 +159,9 @@ def _reviews(tower: Tower, item: int) -> list[str]:
         words = tower.notes.get(kind, ())
         if item < len(words) and words[item]:
             said.append(f'{kind}: "{words[item]}"')
+    aspects = tower.notes.get("aspects", ())
+    if item < len(aspects) and aspects[item]:
+        said.append(f"reviewers on {aspects[item]}")
     return said
 
 

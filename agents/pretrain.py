@@ -10,7 +10,8 @@ A state is kept after every epoch, so that a run that was killed goes on where i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Learned:
     """What `learn` ends with, and what it keeps on the way.
 
     Attributes:
-        model: after the last epoch.
-        figures: of the held out rows, one an epoch.
+        model: after the last epoch, the running average of its weights (Polyak and Juditsky 1992): what is asked.
+        figures: of the held out rows, one an epoch, of the tasks that were still learned.
         best: each task's epoch, from 0, with the best figure, and the model's state then.
     """
 
@@ -80,22 +81,26 @@ def learn(
     question: Question | None = None,
     file: Path | None = None,
     progress: EpochProgress | None = None,
+    until: Mapping[str, int] | None = None,
 ) -> Learned:
-    """Trains on the fit rows until no task's figure of `question` gets better; without one, for `settings.epochs`.
+    """Trains on the fit rows, each task until its figure of `question` gets no better; without one, `until` it says.
 
-    A task's batches depend on the seed, the task and the epoch alone, not on what is learned beside it.
+    A task that has stopped would go on to fit its rows by heart, in the trunk that the others still learn from. A
+    task's batches depend on the seed, the task and the epoch alone, not on what is learned beside it.
 
     Args:
+        until: the epochs of each task, where there is no question; else all of them.
         file: where the state is kept after each epoch, and found again.
     """
     with torch_threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(seed, "first"))
-        training = _Training(material, settings, tasks, seed)
+        training = _Training(material, settings, tasks, seed, until)
         training.restore(file)
-        while not training.done(question):
-            training.epoch()
+        while training.active():
+            active = training.active()
+            training.epoch(active)
             if question:
-                training.judge(question)
+                training.judge(active, question)
             training.keep(file)
             if progress:
                 progress(training.epochs, training.learned.figures[-1] if question else {})
@@ -105,13 +110,22 @@ def learn(
 class _Training:
     """A model on its way."""
 
-    def __init__(self, material: Material, settings: PretrainSettings, tasks: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        material: Material,
+        settings: PretrainSettings,
+        tasks: Sequence[str],
+        seed: int,
+        until: Mapping[str, int] | None,
+    ) -> None:
+        self.until = until or {}
         self.material, self.settings, self.tasks, self.seed = material, settings, tuple(tasks), seed
         self.known, self.epochs = Known(material, material.fit), 0
         sizes = (material.num_items, material.text.shape[1], settings.factors)
-        self.learned = Learned(Model(*sizes, settings.dropout, settings.forget))
+        self.model = Model(*sizes, settings.dropout, settings.forget)
+        self.learned = Learned(deepcopy(self.model))
         self.balance = Balance(settings.balance, [getattr(settings.weights, task) for task in tasks])
-        parameters = [*self.learned.model.parameters(), self.balance.log_weights]
+        parameters = [*self.model.parameters(), self.balance.log_weights]
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters[:-1]}, {"params": parameters[-1:], "weight_decay": 0.0}],
             lr=settings.learning_rate,
@@ -119,8 +133,9 @@ class _Training:
         )
         self.rows = {task: torch.nonzero(material.fit & TASKS[task].rows(material))[:, 0] for task in self.tasks}
 
-    def epoch(self) -> None:
-        settings, model, size = self.settings, self.learned.model, self.material.num_items
+    def epoch(self, active: Sequence[str]) -> None:
+        settings, model, size = self.settings, self.model, self.material.num_items
+        places = [self.tasks.index(task) for task in active]
         torch.manual_seed(_seed(self.seed, "epoch", self.epochs))
         draws = {task: np.random.default_rng([self.seed, *task.encode(), self.epochs]) for task in self.tasks}
         catalog = np.random.default_rng([self.seed, *b"negatives", self.epochs])
@@ -129,32 +144,40 @@ class _Training:
             seen = model.see(self.material, self.known)
             negatives = torch.from_numpy(catalog.permutation(size)[: settings.negatives])
             losses = []
-            for task, rows in self.rows.items():
+            for task in active:
+                rows = self.rows[task]
                 batch = rows[torch.from_numpy(draws[task].integers(0, len(rows), settings.batch))]
                 losses.append(TASKS[task].loss(model, self.material, seen, batch, negatives))
             self.optimizer.zero_grad()
-            self.balance.total(torch.stack(losses), model.trunk.last.weight).backward()
+            self.balance.total(torch.stack(losses), places, model.trunk.last.weight).backward()
             self.optimizer.step()
+            with torch.no_grad():
+                for average, parameter in zip(self.learned.model.parameters(), model.parameters(), strict=True):
+                    average.lerp_(parameter, 1 - settings.average)
         self.epochs += 1
 
-    def judge(self, question: Question) -> None:
+    def judge(self, tasks: Sequence[str], question: Question) -> None:
         learned = self.learned
-        learned.figures.append(measure(learned.model, self.tasks, question))
+        learned.figures.append(measure(learned.model, tasks, question))
         for task, figure in learned.figures[-1].items():
             sign, best = TASKS[task].sign, learned.best.get(task)
             if best is None or sign * figure > sign * learned.figures[best[0]][task]:
                 state = {name: tensor.clone() for name, tensor in learned.model.state_dict().items()}
                 learned.best[task] = (self.epochs - 1, state)
 
-    def done(self, question: Question | None) -> bool:
-        latest = max((epoch for epoch, _ in self.learned.best.values()), default=0)
-        stopped = question is not None and self.epochs - latest > self.settings.patience
-        return self.epochs >= self.settings.epochs or stopped
+    def active(self) -> tuple[str, ...]:
+        """The tasks that are still learned."""
+        if self.epochs >= self.settings.epochs:
+            return ()
+        best, patience = self.learned.best, self.settings.patience
+        gaining = (task for task in self.tasks if task not in best or self.epochs - best[task][0] <= patience)
+        return tuple(task for task in gaining if self.epochs < self.until.get(task, self.settings.epochs))
 
     def keep(self, file: Path | None) -> None:
         if file is None:
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self.learned.model.state_dict().items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.learned.model.state_dict().items()}
         tensors |= {f"balance.{name}": tensor for name, tensor in self.balance.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
@@ -179,7 +202,8 @@ class _Training:
                 tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{file}: damaged ({error}); delete this file, it is made again") from None
-        self.learned.model.load_state_dict(_under(tensors, "model."))
+        self.model.load_state_dict(_under(tensors, "model."))
+        self.learned.model.load_state_dict(_under(tensors, "average."))
         self.balance.load_state_dict(_under(tensors, "balance."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():

@@ -1,6 +1,6 @@
 """How the losses of several tasks are added up to one: with fixed weights, or with weights that are learned.
 
-    losses (K,)  --Balance.total-->  sum_k w_k L_k (+ what learning the weights adds)  --backward, step-->  new weights
+    losses (A,) of K  --Balance.total-->  sum_k w_k L_k (+ what learning the weights adds)  --backward-->  new weights
 
 `fixed`        w_k as set.
 `uncertainty`  w_k times exp(-s_k), with s_k added to the loss: Kendall, Gal and Cipolla (2018), equation 10, with the
@@ -40,22 +40,25 @@ class Balance(nn.Module):
         """`(K,)`, all above 0 where the fixed ones are."""
         return self.fixed * self.log_weights.detach().exp()
 
-    def total(self, losses: Tensor, shared: Tensor) -> Tensor:
-        """The one loss of `losses` `(K,)`; `shared` is the parameter where gradients are compared."""
+    def total(self, losses: Tensor, places: Sequence[int], shared: Tensor) -> Tensor:
+        """The one loss of `losses` `(A,)`, those in `places` of the K. `shared`: where gradients are compared."""
+        chosen = list(places)
         if self.method == "uncertainty":
-            return (self.fixed * self.log_weights.exp() * losses - self.log_weights).sum()
+            logarithms = self.log_weights[chosen]
+            return (self.fixed[chosen] * logarithms.exp() * losses - logarithms).sum()
         if self.method == "gradient":
-            self._level(losses, shared)
-        return (self.weights * losses).sum()
+            self._level(losses, chosen, shared)
+        return (self.weights[chosen] * losses).sum()
 
-    def _level(self, losses: Tensor, shared: Tensor) -> None:
+    def _level(self, losses: Tensor, chosen: list[int], shared: Tensor) -> None:
         """One step of the weights on |G_k - mean G * r_k ^ alpha|, G_k = w_k |grad L_k|, then their sum restored."""
-        if not self.first.any():
-            self.first.copy_(losses.detach().clamp_min(1e-6))
+        first = self.first[chosen]
+        self.first[chosen] = torch.where(first > 0, first, losses.detach().clamp_min(1e-6))
         norms = torch.stack([torch.autograd.grad(loss, shared, retain_graph=True)[0].norm() for loss in losses])
-        left = losses.detach() / self.first
-        sizes = self.weights * norms
+        left = losses.detach() / self.first[chosen]
+        weights = self.weights[chosen]
+        sizes = weights * norms
         wanted = sizes.mean() * (left / left.mean().clamp_min(1e-12)) ** CATCH_UP
+        moved = weights * torch.exp(-PACE * torch.sign(sizes - wanted))
         with torch.no_grad():
-            self.log_weights -= PACE * torch.sign(sizes - wanted)
-            self.log_weights -= (self.weights.sum() / self.fixed.sum()).log()
+            self.log_weights[chosen] = (moved * (weights.sum() / moved.sum()) / self.fixed[chosen]).log()

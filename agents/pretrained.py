@@ -96,7 +96,9 @@ def pretrain(
     judge = next((task for task in JUDGES if task in tasks), tasks[0])
     epochs = selected.best[judge][0] + 1
     everything = material(logs, np.ones(len(logs), bool), encoder, max_reviews, encoding)
-    learned = learn(everything, settings.model_copy(update={"epochs": epochs}), tasks, seed, None, states[1], progress)
+    until = {task: best + 1 + settings.patience for task, (best, _) in selected.best.items()}
+    whole = settings.model_copy(update={"epochs": epochs})
+    learned = learn(everything, whole, tasks, seed, None, states[1], progress, until)
     figure = f"{TASKS[judge].figure} {selected.figures[epochs - 1][judge]:.4f} on rows held out"
     facts = {"pretrained_on": ", ".join(tasks), "pretrained_for": f"{epochs} epochs: {judge}, {figure}"}
     found = replace(_taken(learned, everything, judge), facts=facts)

@@ -21,7 +21,7 @@ JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object as the last line of standard output."
 )
 
-RANKING = "movielens"
+RANKING = "ranking"
 """The experiment of `evaluate --ranking` that names none; only its agents, fusion, seed and tracking count."""
 
 

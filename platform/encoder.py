@@ -103,7 +103,7 @@ class Encoder:
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
         """The tokenizer, the model, and how many tokens of a text it reads."""
-        tokenizer, model = _load(self.folder)
+        tokenizer, model = load_model(self.folder)
         longest = getattr(model.config, "max_position_embeddings", None) or self.settings.max_tokens
         return tokenizer, model, min(self.settings.max_tokens, longest, tokenizer.model_max_length)
 
@@ -136,7 +136,7 @@ def _pool(model: Any, tokens: list[list[int]], width: int, pad: int) -> NDArray[
     return torch.nn.functional.normalize(mean, dim=1).numpy()
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def load_model(folder: Path) -> tuple[Any, Any]:
     """The tokenizer and the model, float32, on the GPU where there is one. Reads safetensors, runs none of its code."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .cache import cache_folder, write_whole
 from .draws import derive
-from .encoder import Encoder, _load
+from .encoder import Encoder, load_model
 from .threads import all_cores, torch_threads
 
 FinetuneProgress = Callable[[int, int, float], None]
@@ -77,7 +77,7 @@ class Classifier:
     def __init__(self, encoder: Encoder, recipe: Recipe) -> None:
         self.recipe = recipe
         with torch.random.fork_rng():  # what weights start from is drawn, and then overwritten
-            self.tokenizer, self.model = _load(encoder.folder)
+            self.tokenizer, self.model = load_model(encoder.folder)
             self.head = nn.Linear(self.model.config.hidden_size, 1).to(self.model.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

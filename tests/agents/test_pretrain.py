@@ -153,6 +153,18 @@ def test_training_stops_when_no_task_gets_better(crowds: Material, question: Que
     assert learned.best["rating"][0] == 0
 
 
+def test_a_task_that_gains_no_more_is_learned_no_more(
+    crowds: Material, question: Question, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = replace(TASKS["rating"], measure=lambda model, question: 1.0)
+    monkeypatch.setitem(pretraining.TASKS, "rating", stale)
+    settings = QUICK.model_copy(update={"patience": 2, "epochs": 6, "steps": 4})
+    learned = learn(crowds, settings, ("rating", "masked"), 0, question)
+    assert [sorted(figures) for figures in learned.figures] == [["masked", "rating"]] * 3 + [["masked"]] * 3
+    again = learn(crowds, settings, ("rating", "masked"), 0, until={"rating": 3})
+    assert all(torch.equal(states(learned)[name], states(again)[name]) for name in states(again))
+
+
 def test_a_task_without_rows_is_left_out(crowds: Material) -> None:
     held = ~crowds.fit
     assert usable(crowds, tuple(TASKS), held) == tuple(TASKS)

@@ -158,7 +158,7 @@ def test_uncertainty_comes_to_rest_where_a_weight_is_one_over_its_loss() -> None
     optimizer = torch.optim.Adam(balance.parameters(), 0.05)
     for _ in range(500):
         optimizer.zero_grad()
-        balance.total(losses, torch.zeros(1)).backward()
+        balance.total(losses, [0, 1], torch.zeros(1)).backward()
         optimizer.step()
     torch.testing.assert_close(balance.weights, 1 / losses, rtol=1e-2, atol=0)
 
@@ -166,22 +166,22 @@ def test_uncertainty_comes_to_rest_where_a_weight_is_one_over_its_loss() -> None
 def test_gradient_balance_levels_the_gradients_and_keeps_the_sum() -> None:
     balance, shared = Balance("gradient", [1.0, 1.0]), torch.nn.Parameter(torch.tensor([1.0]))
     for _ in range(400):
-        balance.total(torch.stack([10 * shared.sum(), 0.5 * shared.sum()]), shared)
+        balance.total(torch.stack([10 * shared.sum(), 0.5 * shared.sum()]), [0, 1], shared)
     assert float(balance.weights.sum()) == pytest.approx(2, rel=1e-4)
     assert float(10 * balance.weights[0]) == pytest.approx(float(0.5 * balance.weights[1]), rel=0.1)
 
 
 def test_gradient_balance_helps_the_task_that_lags() -> None:
     balance, shared = Balance("gradient", [1.0, 1.0]), torch.nn.Parameter(torch.tensor([1.0]))
-    balance.total(torch.stack([shared.sum(), shared.sum()]), shared)
+    balance.total(torch.stack([shared.sum(), shared.sum()]), [0, 1], shared)
     for _ in range(400):  # the first loss is what it was, the second a quarter of it, both with one gradient
-        balance.total(torch.stack([shared.sum(), shared.sum() - 0.75]), shared)
+        balance.total(torch.stack([shared.sum(), shared.sum() - 0.75]), [0, 1], shared)
     assert 1.6 < float(balance.weights[0] / balance.weights[1]) < 2.2  # 4 ** CATCH_UP
 
 
 def test_fixed_weights_are_what_was_set() -> None:
     balance = Balance("fixed", [1.0, 3.0])
-    assert float(balance.total(torch.tensor([2.0, 5.0]), torch.zeros(1))) == 17
+    assert float(balance.total(torch.tensor([2.0, 5.0]), [0, 1], torch.zeros(1))) == 17
     assert not balance.log_weights.requires_grad
 
 
