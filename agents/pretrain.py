@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +41,7 @@ class Learned:
     """What `learn` ends with, and what it keeps on the way.
 
     Attributes:
-        model: after the last epoch, the running average of its weights (Polyak and Juditsky 1992): what is asked.
+        model: after the last epoch.
         figures: of the held out rows, one an epoch, of the tasks that were still learned.
         best: each task's epoch, from 0, with the best figure, and the model's state then.
     """
@@ -122,10 +121,9 @@ class _Training:
         self.material, self.settings, self.tasks, self.seed = material, settings, tuple(tasks), seed
         self.known, self.epochs = Known(material, material.fit), 0
         sizes = (material.num_items, material.text.shape[1], settings.factors)
-        self.model = Model(*sizes, settings.dropout, settings.forget)
-        self.learned = Learned(deepcopy(self.model))
+        self.learned = Learned(Model(*sizes, settings.dropout, settings.forget))
         self.balance = Balance(settings.balance, [getattr(settings.weights, task) for task in tasks])
-        parameters = [*self.model.parameters(), self.balance.log_weights]
+        parameters = [*self.learned.model.parameters(), self.balance.log_weights]
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters[:-1]}, {"params": parameters[-1:], "weight_decay": 0.0}],
             lr=settings.learning_rate,
@@ -134,7 +132,7 @@ class _Training:
         self.rows = {task: torch.nonzero(material.fit & TASKS[task].rows(material))[:, 0] for task in self.tasks}
 
     def epoch(self, active: Sequence[str]) -> None:
-        settings, model, size = self.settings, self.model, self.material.num_items
+        settings, model, size = self.settings, self.learned.model, self.material.num_items
         places = [self.tasks.index(task) for task in active]
         torch.manual_seed(_seed(self.seed, "epoch", self.epochs))
         draws = {task: np.random.default_rng([self.seed, *task.encode(), self.epochs]) for task in self.tasks}
@@ -151,9 +149,6 @@ class _Training:
             self.optimizer.zero_grad()
             self.balance.total(torch.stack(losses), places, model.trunk.last.weight).backward()
             self.optimizer.step()
-            with torch.no_grad():
-                for average, parameter in zip(self.learned.model.parameters(), model.parameters(), strict=True):
-                    average.lerp_(parameter, 1 - settings.average)
         self.epochs += 1
 
     def judge(self, tasks: Sequence[str], question: Question) -> None:
@@ -176,8 +171,7 @@ class _Training:
     def keep(self, file: Path | None) -> None:
         if file is None:
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.learned.model.state_dict().items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self.learned.model.state_dict().items()}
         tensors |= {f"balance.{name}": tensor for name, tensor in self.balance.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
@@ -202,8 +196,7 @@ class _Training:
                 tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{file}: damaged ({error}); delete this file, it is made again") from None
-        self.model.load_state_dict(_under(tensors, "model."))
-        self.learned.model.load_state_dict(_under(tensors, "average."))
+        self.learned.model.load_state_dict(_under(tensors, "model."))
         self.balance.load_state_dict(_under(tensors, "balance."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():

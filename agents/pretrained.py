@@ -165,5 +165,5 @@ def _parts(logs: Logs, settings: PretrainSettings, encoder: Encoder, seed: int, 
     yield settings.model_dump_json(exclude={"use"}).encode()
     yield json.dumps([encoder.fingerprint, seed, max_reviews, torch.__version__]).encode()
     room = Path(__file__).parent
-    code = [*sorted(room.glob("pretrain*.py")), room / "content.py", room / "reviews.py"]
+    code = [*sorted(room.glob("pretrain*.py")), room / "features.py", room / "reviews.py"]
     yield from (path.read_bytes() for path in code)

@@ -137,6 +137,13 @@ def search_horizon(env: BatchedEnv) -> tuple[float, float]:
     return max(tried, key=lambda pair: tried[pair])
 
 
+SEARCH_SESSIONS = (2_048, 6_144)
+"""Sessions of a round of the search for static weights, at least and at most."""
+
+SEARCH_SCORES = 32_000_000
+"""Between those, so many sessions times items."""
+
+
 def simplex(agents: int, parts: int) -> Tensor:
     """`(W, agents)`: all weights that are multiples of 1 / parts and sum to 1."""
     cuts = itertools.combinations(range(parts + agents - 1), agents - 1)
@@ -144,16 +151,19 @@ def simplex(agents: int, parts: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32) / parts
 
 
-def search_weights(make_env: Callable[[int], BatchedEnv], sessions: int = 2048, rounds: int = 3) -> Tensor:
+def search_weights(make_env: Callable[[int], BatchedEnv], rounds: int = 3) -> Tensor:
     """The best static weights `(A,)`, by successive halving over a grid of the simplex.
 
-    Each round plays `sessions` in all, shared out among the weights still in the running, and keeps the better third;
+    Each round plays one number of sessions in all, fewer where the catalog is large, shared out among the weights
+    still in the running, and keeps the better third;
     every weight plays the same sessions, so that luck is shared too (Jamieson and Talwalkar 2016).
 
     Args:
         make_env: gives an environment of that many sessions, on training users.
     """
     env = make_env(1)
+    fewest, most = SEARCH_SESSIONS
+    sessions = min(max(SEARCH_SCORES // env.world.num_items, fewest), most)
     field = simplex(len(env.recommenders), 6 if len(env.recommenders) <= 3 else 4).to(env.device)
     for turn in range(rounds):
         each = max(1, sessions // len(field))

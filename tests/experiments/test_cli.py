@@ -23,7 +23,7 @@ from concertrl.platform.experiment import settings_keys
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
-VERBS = ["train", "ingest", "deliver", "ui", "benchmark throughput", "experiments"]
+VERBS = ["train", "ingest", "deliver", "ui", "benchmark throughput", "benchmark pretrain", "evaluate", "experiments"]
 PASSWORD = "s3cret-pass"
 
 LOAD = """
@@ -59,7 +59,7 @@ def test_help_of_train_lists_every_key(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_experiments_lists_the_packaged_ones(cli: Cli, tmp_path: Path) -> None:
-    assert cli("experiments", cwd=tmp_path).stdout.split() == ["builtin", "instruments", "movielens"]
+    assert cli("experiments", cwd=tmp_path).stdout.split() == ["builtin", "instruments", "movielens", "ranking"]
 
 
 def test_train_ends_its_output_with_one_json_object(trained: Any) -> None:

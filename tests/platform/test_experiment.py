@@ -40,7 +40,7 @@ def test_every_packaged_experiment_loads_under_its_own_name(name: str) -> None:
 
 
 def test_the_promised_experiments_are_packaged() -> None:
-    assert packaged_experiments() == ["builtin", "instruments", "movielens"]
+    assert packaged_experiments() == ["builtin", "instruments", "movielens", "ranking"]
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
