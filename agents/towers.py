@@ -77,20 +77,40 @@ def fit_towers(logs: Logs, settings: AgentsSettings, seed: int, progress: Progre
         InputError: the logs hold nothing for a tower to learn from, or the encoder or the cache cannot be used.
     """
     encoder = Encoder(settings.encoder)
-    base = _digest([*_logs_parts(logs), str(seed).encode(), *code_parts()])
-    towers = {}
+    base, towers = _base(logs, seed), {}
     for name in settings.names:
-        fitter = FITTERS[name]
-        read = encoder.fingerprint if fitter.encodes else ""
-        key = _digest([part.encode() for part in (base, name, _settings_part(settings, name), read)])
-        folder = cache_folder(settings.encoder.cache) / "towers" / key[:32]
+        folder = _folder(name, base, settings, encoder)
         try:
             towers[name] = load_towers(folder)[name]
         except (InputError, KeyError):  # not there yet, or torn: it is made again
+            fitter = FITTERS[name]
             tower = fitter.fit(logs, settings, encoder, seed, partial(progress, name) if progress else None)
             towers[name] = propagated(tower, logs, settings.propagate.get(name, 0.0))
             save_towers({name: towers[name]}, folder)
     return towers
+
+
+def missing_towers(logs: Logs, settings: AgentsSettings, seed: int) -> tuple[str, ...]:
+    """The agents whose fit is not in the cache."""
+    encoder, base = Encoder(settings.encoder), _base(logs, seed)
+    return tuple(name for name in settings.names if not (_folder(name, base, settings, encoder) / INDEX).is_file())
+
+
+def keep_towers(towers: Mapping[str, Tower], logs: Logs, settings: AgentsSettings, seed: int) -> None:
+    """Puts towers that were fitted elsewhere into the cache, where `fit_towers` finds them."""
+    encoder, base = Encoder(settings.encoder), _base(logs, seed)
+    for name, tower in towers.items():
+        save_towers({name: tower}, _folder(name, base, settings, encoder))
+
+
+def _base(logs: Logs, seed: int) -> str:
+    return _digest([*_logs_parts(logs), str(seed).encode(), *code_parts()])
+
+
+def _folder(name: str, base: str, settings: AgentsSettings, encoder: Encoder) -> Path:
+    read = encoder.fingerprint if FITTERS[name].encodes else ""
+    key = _digest([part.encode() for part in (base, name, _settings_part(settings, name), read)])
+    return cache_folder(settings.encoder.cache) / "towers" / key[:32]
 
 
 class _Entry(BaseModel):

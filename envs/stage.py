@@ -30,6 +30,7 @@ from ..platform.cache import cache_folder
 from ..platform.dataset import Dataset, load_dataset
 from ..platform.draws import derive
 from ..platform.errors import InputError
+from ..platform.logs import Logs
 from ..platform.settings import Experiment, Mechanics
 from ..platform.split import split_by_time
 from .batched import BatchedEnv, Stage
@@ -151,6 +152,18 @@ def _weighted(draft: Stage, best: torch.Tensor, rule: tuple[float, float]) -> St
     weights = named[wanted] if isinstance(wanted, str) else torch.tensor(wanted, dtype=torch.float32)
     ensemble = Ensemble(draft.ensemble.towers, draft.ensemble.fusion, weights)
     return replace(draft, ensemble=ensemble, best_static=best, horizon_rule=rule)
+
+
+def tower_logs(experiment: Experiment) -> Logs:
+    """What the towers of an experiment are fitted on.
+
+    Raises:
+        InputError: the dataset is missing or damaged.
+    """
+    dataset = _dataset(experiment)
+    if dataset is None:
+        return builtin_world(experiment.world)[0]
+    return dataset.train_logs(split_by_time(dataset.logs()))
 
 
 def _facts(experiment: Experiment, world: World, dataset: Dataset | None) -> dict[str, Any]:

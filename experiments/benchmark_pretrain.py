@@ -116,7 +116,8 @@ def measure(dataset: Path, agents: AgentsSettings | None = None, seeds: int = 5,
         figures.append(_seed(problem, settings, tasks, seed))
         took = time.perf_counter() - started
         say(f"seed {seed + 1} of {seeds}, {took:.0f} s: {_line(tasks, figures[-1])}")
-    sizes = dict(zip(("train", "validation", "test"), (int(part.sum()) for part in parts), strict=True))
+    names: tuple[str, ...] = ("train", "validation", "test")
+    sizes = {name: int(part.sum()) for name, part in zip(names, parts, strict=True)}
     rows = [_row(task, [found[task] for found in figures]) for task in tasks]
     return Found(rows, seeds, settings.model_dump(), sizes, round(time.perf_counter() - started, 1))
 

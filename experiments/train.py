@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..agents.team import Team
+from ..cluster.fits import fit_on_cluster
 from ..cluster.ray_session import ray_session
 from ..cluster.trainer import Trainer
 from ..envs import prepare
@@ -83,6 +84,9 @@ def train(
     narrator = narrator or Narrator.silent()
     started = time.monotonic()
     torch.set_num_threads(experiment.cluster.torch_threads)
+    if experiment.cluster.address:
+        with ray_session(experiment.cluster):
+            fit_on_cluster(experiment, narrator.say)
     stage = prepare(experiment, narrator.say)
     with start_run(experiment.tracking, name=experiment.name, tags=publish.tags(stage), run_id=run_id) as run:
         narrator.say(f"MLflow run {run.run_id}")

@@ -150,6 +150,8 @@ class ClusterSettings(Settings):
     num_gpus_per_env_runner: NonNegative = 0.0
     num_cpus_per_learner: NonNegative = 1.0
     num_gpus_per_learner: NonNegative = 0.0
+    num_cpus_per_fit: NonNegative = Field(default=1.0, description="of a tower fitted on the cluster at `address`")
+    num_gpus_per_fit: NonNegative = 0.0
     torch_threads: Positive = Field(default=1, description="of the driver; a busy neighbour makes more than one slower")
     address: str | None = Field(default=None, description="of a running Ray cluster; default: one of our own")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,11 @@ def test_training_stops_when_no_task_gets_better(crowds: Material, question: Que
 def test_a_task_that_gains_no_more_is_learned_no_more(
     crowds: Material, question: Question, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    always = count()
     stale = replace(TASKS["rating"], measure=lambda model, question: 1.0)
+    gaining = replace(TASKS["masked"], measure=lambda model, question: float(next(always)))
     monkeypatch.setitem(pretraining.TASKS, "rating", stale)
+    monkeypatch.setitem(pretraining.TASKS, "masked", gaining)
     settings = QUICK.model_copy(update={"patience": 2, "epochs": 6, "steps": 4})
     learned = learn(crowds, settings, ("rating", "masked"), 0, question)
     assert [sorted(figures) for figures in learned.figures] == [["masked", "rating"]] * 3 + [["masked"]] * 3
