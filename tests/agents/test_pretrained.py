@@ -17,7 +17,14 @@ from concertrl.platform.logs import Logs
 from concertrl.platform.settings import EncoderSettings, PretrainSettings
 
 SETTINGS = PretrainSettings(
-    factors=8, epochs=6, steps=30, batch=128, learning_rate=0.01, tasks=("rating", "ranking", "polarity", "masked")
+    factors=8,
+    epochs=6,
+    steps=20,
+    batch=128,
+    learning_rate=0.02,
+    dropout=0.1,
+    forget=0.1,
+    tasks=("rating", "ranking", "polarity", "masked"),
 )
 
 
