@@ -63,7 +63,7 @@ class SequenceSettings(Settings):
         default="best", description="`best` is picked on the latest of each user's likes"
     )
     factors: Positive = Field(default=128, description="transitions: dimensions of the item vectors")
-    width: Positive = Field(default=64, description="transformer: dimensions of the item vectors")
+    width: Positive = Field(default=64, multiple_of=8, description="transformer: dimensions of the item vectors")
     layers: Positive = 1
     heads: Positive = 1
     dropout: float = Field(default=0.4, ge=0, lt=1)
@@ -75,7 +75,7 @@ class TaskWeights(Settings):
     """What each loss of pretraining counts."""
 
     click: float = Field(default=1.0, gt=0)
-    rating: float = Field(default=0.5, gt=0)
+    rating: float = Field(default=0.2, gt=0)
     ranking: float = Field(default=0.25, gt=0)
     polarity: float = Field(default=4.0, gt=0)
     masked: float = Field(default=1.0, gt=0)
@@ -98,7 +98,7 @@ class PretrainSettings(Settings):
     steps: Positive = Field(default=20, description="steps an epoch")
     batch: Positive = Field(default=512, description="rows of each task in a step")
     negatives: Positive = Field(default=1024, description="items of the catalog that a step contrasts with, at most")
-    learning_rate: NonNegative = 3e-3
+    learning_rate: NonNegative = 2e-3
     l2: NonNegative = Field(default=0.1, description="decay of all parameters, a unit of the learning rate")
     dropout: float = Field(default=0.5, ge=0, lt=1, description="of the words, and of an item's own vector as a whole")
     forget: float = Field(default=0.3, ge=0, lt=1, description="part of the histories left out of a step")

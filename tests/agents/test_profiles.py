@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from concertrl.agents.attention import untrained
 from concertrl.agents.profiles import PROFILES, calibrated, centred_ratings, profile
 from concertrl.agents.tower import PAD, History, Tower
 from concertrl.platform.errors import InputError
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 
 def tower(kind: str, dim: int, items: int = 60) -> Tower:
+    if kind == "attention":
+        dim = -(-dim // 8) * 8  # its width is set to a multiple of 8
     vectors = torch.randn(items, dim, generator=torch.Generator().manual_seed(dim)) / dim**0.5
     factors = vectors[:, :-1] if kind == "popular_ridge" else vectors
     extras = {
@@ -23,7 +26,14 @@ def tower(kind: str, dim: int, items: int = 60) -> Tower:
         "response": torch.tensor([3.5, 0.3, 1.0, 0.2]),
         "prior": vectors.mean(0),
         "gain": torch.tensor(2.0),
+        "inputs": vectors.flip(0),
+        "low": torch.tensor(0.3),
+        "fade": torch.tensor(0.9),
+        "size": torch.tensor(1.5),
     }
+    if kind == "attention":
+        layers = untrained(vectors, length=30, layers=1, heads=1, generator=torch.Generator().manual_seed(dim))
+        extras |= {name: tensor.detach() for name, tensor in layers.items() if name != "items"}
     return Tower("t", vectors, kind, extras)
 
 

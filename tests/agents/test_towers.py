@@ -125,8 +125,8 @@ def test_other_settings_and_seeds_are_another_fit(cache: Path, fitted: dict[str,
     assert len(fits) == 8
 
 
-def test_what_a_fit_picked_can_be_held_fast(cache: Path, fits: list[str]) -> None:
-    names = settings(cache, names=["cf", "sequence"])
+def test_what_a_fit_picked_can_be_held_fast(tmp_path: Path, fits: list[str]) -> None:
+    names = settings(tmp_path, names=["cf", "sequence"])
     picked = fit_towers(make(), names, seed=0)
     held = pinned(names, picked)
     assert held.cf.method != "best" and held.cf.candidate is not None and held.sequence.method != "best"
