@@ -87,7 +87,7 @@ def _edges(row: Mapping[str, Any], place: int) -> tuple[tuple[str, str], ...]:
 def extended(towers: Mapping[str, Tower], new: NewItems, encoder: Encoder) -> dict[str, Tower]:
     """The towers with the new items behind the known ones, in the order given."""
     placed: dict[str, Tower] = {}
-    if "content" in towers:
+    if "content" in towers and "axes" in towers["content"].extras:
         placed["content"] = _by_text(towers["content"], new, encoder)
     if "knowledge" in towers:
         placed["knowledge"] = _by_edges(towers["knowledge"], new)

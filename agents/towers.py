@@ -27,6 +27,7 @@ from ..platform.errors import InputError
 from ..platform.logs import Logs
 from ..platform.settings import AgentsSettings
 from . import collaborative, content, knowledge, sentiment, sequence
+from .pretrained import pretrain, pretrained_tower
 from .profiles import PROFILES, profile
 from .propagation import propagated
 from .tower import PAD, History, Tower
@@ -48,13 +49,19 @@ class Fitter:
     encodes: bool = True
 
 
+def _fit_content(
+    logs: Logs, settings: AgentsSettings, encoder: Encoder, seed: int, progress: EncodeProgress | None
+) -> Tower:
+    reviews = settings.sentiment.max_reviews
+    if settings.pretrain.use:
+        learned = pretrain(logs, settings.pretrain, encoder, seed, reviews, progress)
+        return pretrained_tower("content", learned, logs)
+    return content.fit(logs, settings.content, encoder, reviews, seed, progress)
+
+
 FITTERS: dict[str, Fitter] = {
     "cf": Fitter(lambda logs, settings, _encoder, seed, _progress: collaborative.fit(logs, settings.cf, seed), False),
-    "content": Fitter(
-        lambda logs, settings, encoder, seed, progress: content.fit(
-            logs, settings.content, encoder, settings.sentiment.max_reviews, seed, progress
-        )
-    ),
+    "content": Fitter(_fit_content),
     "sentiment": Fitter(
         lambda logs, settings, encoder, seed, progress: sentiment.fit(logs, settings.sentiment, encoder, seed, progress)
     ),
@@ -237,7 +244,7 @@ def _logs_parts(logs: Logs) -> Iterable[bytes]:
 
 def _settings_part(settings: AgentsSettings, name: str) -> str:
     """What an agent's fit depends on: not its teammates, nor where things are kept, nor how the encoder batches."""
-    parts = settings.model_dump(mode="json", include={name, "sentiment"} if name == "content" else {name})
+    parts = settings.model_dump(mode="json", include={name, *({"sentiment", "pretrain"} if name == "content" else ())})
     return json.dumps(parts | {"propagate": settings.propagate.get(name, 0.0)}, sort_keys=True)
 
 

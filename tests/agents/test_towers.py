@@ -136,6 +136,14 @@ def test_what_a_fit_picked_can_be_held_fast(tmp_path: Path, fits: list[str]) -> 
     assert pinned(held, again) == held
 
 
+def test_the_content_tower_may_be_pretrained_on_several_tasks(tmp_path: Path) -> None:
+    learned = {"use": True, "epochs": 2, "steps": 3, "factors": 8}
+    found = fit_towers(make(), settings(tmp_path, names=["content"], pretrain=learned), seed=0)["content"]
+    assert found.name == "content" and "pretrained_on" in found.facts and found.item_vectors.isfinite().all()
+    plain = fit_towers(make(), settings(tmp_path, names=["content"]), seed=0)["content"]
+    assert plain.facts != found.facts
+
+
 def test_propagation_is_an_addition_to_any_tower(cache: Path) -> None:
     plain = fit_towers(make(), settings(cache, names=["cf"]), seed=0)["cf"]
     nodes = (*make().item_ids, "genre:western")
