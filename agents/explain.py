@@ -20,6 +20,9 @@ from .tower import PAD, History, Tower
 NEIGHBOURS = 3
 """Items of the history that are named for an agent."""
 
+ASPECTS = 3
+"""Aspects that are told of, the most mentioned."""
+
 READ = 100
 """Items of the history that are tried, the latest."""
 
@@ -161,7 +164,7 @@ def _reviews(tower: Tower, item: int) -> list[str]:
             said.append(f'{kind}: "{words[item]}"')
     aspects = tower.notes.get("aspects", ())
     if item < len(aspects) and aspects[item]:
-        said.append(f"reviewers on {aspects[item]}")
+        said += [f"reviewers on {each}" for each in aspects[item].split("; ")[:ASPECTS]]
     return said
 
 

@@ -11,6 +11,8 @@ from concertrl.platform.errors import InputError
 from concertrl.platform.settings import FusionSettings
 
 IDS = tuple("abcdef")
+SAID = "sound: +0.62 +- 0.10 in 34 sentences"
+NOTES = {"praise": ("", "so warm", "", "", "", ""), "aspects": ("", "; ".join([SAID] * 4), "", "", "", "")}
 
 
 def tower(name: str, inputs: torch.Tensor, **more: object) -> Tower:
@@ -33,7 +35,7 @@ def team() -> Team:
     towers = {
         "cf": tower("cf", cf),
         "knowledge": tower("knowledge", knows, extras=edges, notes={"nodes": (*IDS, "genre:Drama", "genre:War")}),
-        "sentiment": tower("sentiment", torch.zeros(6, 6), notes={"praise": ("", "so warm", "", "", "", "")}),
+        "sentiment": tower("sentiment", torch.zeros(6, 6), notes=NOTES),
     }
     towers["sentiment"] = replace(
         towers["sentiment"], extras={**towers["sentiment"].extras, "prior": torch.tensor([0.0, 0, 0, 0, 1, 0])}
@@ -52,7 +54,10 @@ def test_the_agent_that_argues_and_the_neighbour_it_argues_from() -> None:
     assert [item for item, _, _ in cases["cf"].because] == ["a"] and cases["cf"].because[0][2] > 1
     assert [item for item, _, _ in cases["knowledge"].because] == ["c"]
     assert cases["knowledge"].evidence == ("shares genre:Drama with c",)
-    assert cases["sentiment"].evidence == ('praise: "so warm"',) and cases["sentiment"].share == 0
+    assert (
+        cases["sentiment"].evidence == ('praise: "so warm"', *[f"reviewers on {SAID}"] * 3)
+        and cases["sentiment"].share == 0
+    )
     assert sum(each.share for each in found.arguments) == pytest.approx(1)
     assert sum(each.weight for each in found.arguments) == pytest.approx(1)
     assert found.score == pytest.approx(sum(each.weight * each.score for each in found.arguments))
