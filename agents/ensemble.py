@@ -14,6 +14,7 @@ recommenders, d_k dimensions of tower k, D their sum, N items, n items on a ball
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..platform.fusion import Ballots, fuse, shares
+from ..platform.diversity import diversify
+from ..platform.fusion import Ballots, fuse, fuse_coalitions, shares
 from ..platform.ranking import best_items, rows_matmul
 from ..platform.settings import FusionSettings, TrainSettings
 from .policy import PolicySpec
@@ -44,6 +46,12 @@ WEIGHT_LIMIT = 5.0
 
 COMMON = 5
 """Entries of an observation that every agent has."""
+
+DIVERSE_FROM = 4
+"""Slates' worth of fused items that a less uniform slate is chosen from."""
+
+OF_EACH = 5
+"""Entries of the conductor's observation on each recommender."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class Traces:
         clicked, shown: `(B, D)`, sums of the items' vectors.
         rates: `(B, 2)`, click rate of the last slate, and the fading one.
         support, hits: `(B, A)`, how high each agent's query put the last slate, and how much higher what was clicked.
+        trust: `(B, A)`, the fading mean of the hits.
+        agreement: `(B, A)`, correlation of the agent's last scores with the other agents', over the catalog.
     """
 
     clicked: Tensor
@@ -79,6 +89,8 @@ class Traces:
     rates: Tensor
     support: Tensor
     hits: Tensor
+    trust: Tensor
+    agreement: Tensor
 
     def reset(self, rows: Tensor) -> Traces:
         """The traces with the rows where `rows` `(B,)` holds set back to the start of a session."""
@@ -98,8 +110,7 @@ class Ensemble:
     def __init__(self, towers: Mapping[str, Tower], fusion: FusionSettings, weights: Tensor) -> None:
         self.towers, self.fusion = dict(towers), fusion
         self.recommenders = tuple(towers)
-        conducted = fusion.conductor and fusion.method == "weighted"
-        self.agents = (*self.recommenders, CONDUCTOR) if conducted else self.recommenders
+        self.agents = (*self.recommenders, CONDUCTOR) if fusion.conductor else self.recommenders
         self.device = weights.device
         total = float(weights.sum())
         # Normalised weights stay as they are to the last bit, so that a team saved and loaded is the same team.
@@ -109,6 +120,10 @@ class Ensemble:
         centred = [tower.item_vectors - tower.item_vectors.mean(0) for tower in self.towers.values()]
         self._columns = [vectors.t().contiguous() for vectors in centred]
         self._covariance = [vectors.t() @ vectors / len(vectors) for vectors in centred]
+        self._between = {
+            (j, k): centred[j].t() @ centred[k] / len(centred[j])
+            for j, k in itertools.combinations(range(len(centred)), 2)
+        }
         self._vectors = torch.cat(centred, dim=1)
         self._scale = torch.cat([self._trace_scale(tower) for tower in self.towers.values()])
 
@@ -129,7 +144,7 @@ class Ensemble:
         return self._vectors.shape[0]
 
     def observation_dim(self, agent: str) -> int:
-        return COMMON + 3 * (len(self.recommenders) if agent == CONDUCTOR else self.dims[agent])
+        return COMMON + (OF_EACH * len(self.recommenders) if agent == CONDUCTOR else 3 * self.dims[agent])
 
     def action_dim(self, agent: str) -> int:
         return len(self.recommenders) if agent == CONDUCTOR else len(GAINS) + self.dims[agent]
@@ -160,7 +175,8 @@ class Ensemble:
     def blank(self, batch: int) -> Traces:
         """The traces of B sessions that have not begun."""
         width, agents = self._vectors.shape[1], len(self.recommenders)
-        sizes = {"clicked": width, "shown": width, "rates": 2, "support": agents, "hits": agents}
+        sizes = {"clicked": width, "shown": width, "rates": 2}
+        sizes |= dict.fromkeys(("support", "hits", "trust", "agreement"), agents)
         return Traces(**{name: torch.zeros(batch, size, device=self.device) for name, size in sizes.items()})
 
     def observe(self, reading: Reading, traces: Traces, progress: Tensor) -> dict[str, Tensor]:
@@ -174,7 +190,8 @@ class Ensemble:
         if CONDUCTOR in self.agents:
             breadth = torch.stack([trace.norm(dim=1) / math.sqrt(trace.shape[1]) for trace in shown], dim=1)
             strength = reading.strengths.mean(1, keepdim=True)
-            observations[CONDUCTOR] = torch.cat([traces.support, traces.hits, breadth, common, strength], dim=1)
+            seen = (traces.support, traces.hits, traces.trust, traces.agreement, breadth)
+            observations[CONDUCTOR] = torch.cat([*seen, common, strength], dim=1)
         return observations
 
     def _scaled(self, traces: Traces) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -201,9 +218,13 @@ class Ensemble:
                 for place, seen in enumerate((query, clicked[k], shown[k])):
                     query = query + GAINS[place] * action[:, place : place + 1] * seen
                 query = query + action[:, len(GAINS) :]
-            variance = (rows_matmul(query, self._covariance[k]) * query).sum(1, keepdim=True)
-            queries.append(query / variance.clamp_min(1e-12).sqrt())
+            queries.append(self.scaled(k, query))
         return queries
+
+    def scaled(self, k: int, query: Tensor) -> Tensor:
+        """A query `(B, d_k)` of tower k, so that its scores of the catalog have variance 1."""
+        variance = (rows_matmul(query, self._covariance[k]) * query).sum(1, keepdim=True)
+        return query / variance.clamp_min(1e-12).sqrt()
 
     def propose(self, queries: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
         """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
@@ -221,11 +242,23 @@ class Ensemble:
 
     def fuse(self, ballots: Ballots, weights: Tensor, slate: int) -> Tensor:
         """The slate `(B, K)`."""
-        return fuse(ballots, weights, self.fusion.method, slate).slate
+        settings = self.fusion
+        if settings.diversity == "none":
+            return fuse(ballots, weights, settings.method, slate, settings.normalise).slate
+        pool = min(DIVERSE_FROM * slate, ballots.items.shape[1] * ballots.items.shape[2])
+        fused = fuse(ballots, weights, settings.method, pool, settings.normalise)
+        return diversify(fused, self._vectors, slate, settings.diversity, settings.diversity_weight)
+
+    def coalitions(self, ballots: Ballots, weights: Tensor, slate: int, members: Tensor) -> Tensor:
+        """The slates `(M, B, K)` of coalitions of recommenders, `members` `(M, A)` bool; -1 in empty places."""
+        settings = self.fusion
+        if settings.diversity == "none":
+            return fuse_coalitions(ballots, weights, settings.method, slate, members, settings.normalise)
+        return torch.stack([self.fuse(ballots, weights * row, slate) for row in members])
 
     def shares(self, ballots: Ballots, weights: Tensor, slate: Tensor) -> Tensor:
         """Each agent's part of the points of each item on the slate, `(B, K, A)`."""
-        return shares(ballots, weights, self.fusion.method, slate)
+        return shares(ballots, weights, self.fusion.method, slate, self.fusion.normalise)
 
     # --- remember
 
@@ -240,10 +273,25 @@ class Ensemble:
             mean = score.mean(1, keepdim=True)
             support.append(mean)
             hits.append(((score * click).sum(1, keepdim=True) / clicks.clamp_min(1.0) - mean) * (clicks > 0))
+        hit = torch.cat(hits, dim=1)
         return Traces(
             clicked=TRACE_FADE * traces.clicked + (vectors * click[:, :, None]).mean(1),
             shown=TRACE_FADE * traces.shown + vectors.mean(1),
             rates=torch.cat([rate, TRACE_FADE * traces.rates[:, 1:] + (1 - TRACE_FADE) * rate], dim=1),
             support=torch.cat(support, dim=1),
-            hits=torch.cat(hits, dim=1),
+            hits=hit,
+            trust=TRACE_FADE * traces.trust + (1 - TRACE_FADE) * hit,
+            agreement=self.agreement(queries),
         )
+
+    def agreement(self, queries: list[Tensor]) -> Tensor:
+        """`(B, A)`: the mean correlation of each agent's scores with those of the others, over the catalog; 0 if alone.
+
+        Queries `(B, d_k)` of variance 1, as `ask` gives them, correlate by the covariance of the towers' vectors.
+        """
+        others = max(1, len(queries) - 1)
+        total = [torch.zeros(len(queries[0]), 1, device=self.device) for _ in queries]
+        for (j, k), covariance in self._between.items():
+            alike = (rows_matmul(queries[j], covariance) * queries[k]).sum(1, keepdim=True)
+            total[j], total[k] = total[j] + alike, total[k] + alike
+        return torch.cat(total, dim=1) / others

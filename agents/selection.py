@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..platform.fusion import RULES, Ballots
+from ..platform.fusion_rules import Ballots, rule_of
 from .validation import ndcg
 
 STEPS = 15
@@ -29,8 +29,8 @@ SHARE = 0.8
 
 
 def points_of(ballots: Ballots, method: str, num_items: int) -> Tensor:
-    """What a rule of `RULES` gives each item, `(A, V, N)` float32; 0 off a ballot. Fusing adds them up, weighted."""
-    given = RULES[method](ballots).masked_fill(ballots.items < 0, 0.0)
+    """What a rule that adds up points gives each item, `(A, V, N)` float32; 0 off a ballot. Fusing adds them up."""
+    given = rule_of(method).function(ballots).masked_fill(~ballots.present, 0.0)
     users, agents, _ = given.shape
     points = given.new_zeros(users, agents, num_items + 1)
     places = torch.where(ballots.items < 0, num_items, ballots.items)

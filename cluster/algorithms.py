@@ -31,8 +31,10 @@ from ray.rllib.utils.metrics import (
 
 from ..envs import BatchedEnv, Stage
 from ..platform.draws import derive
+from ..platform.errors import InputError
 from ..platform.settings import TrainSettings
-from .learner import REWARD_SCALE, BatchedPPOLearner
+from .critics import Group, critic_dim, groups, spec_of
+from .learner import CREDIT_OVER, REWARD_SCALE, BatchedPPOLearner
 from .module import AgentModule
 from .runner import BatchedEnvRunner, spaces_of
 
@@ -116,11 +118,14 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
     train, cluster, env = experiment.train, experiment.cluster, experiment.env
     runners, learners = max(1, cluster.num_env_runners), max(1, cluster.num_learners)
     probe = BatchedEnv(stage, sessions=1, seed=0)
-    specs = {agent: _network(stage, agent, place) for place, agent in enumerate(probe.agents)}
+    learning = groups(stage.ensemble, train)
+    if not learning:
+        raise InputError("train.frozen: every agent of the team is frozen, so nobody learns; leave one out")
+    specs = {group.name: _network(stage, group) for group in learning}
     config: Any = BatchedPPOConfig()
     # Without the tracking settings: checkpoints keep this config, and the tracking URI may hold a password.
     played = experiment.model_dump(mode="json", exclude={"tracking"})
-    config.environment(env_config={"experiment": played, "spaces": spaces_of(probe)})
+    config.environment(env_config={"experiment": played, "spaces": spaces_of(probe, learning)})
     config.env_runners(
         num_env_runners=cluster.num_env_runners,
         num_envs_per_env_runner=env.sessions,
@@ -133,22 +138,25 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
         num_cpus_per_learner=cluster.num_cpus_per_learner if cluster.num_learners else "auto",
         num_gpus_per_learner=cluster.num_gpus_per_learner,
     )
-    config.learner_config_dict = {REWARD_SCALE: train.reward_scale}
+    config.learner_config_dict = {REWARD_SCALE: train.reward_scale, CREDIT_OVER: experiment.reward.credit_over}
     config.multi_agent(policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: agent)
     config.rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
     share = env.sessions * env.horizon * runners // learners
     config.training(train_batch_size_per_learner=share, **_hyper_parameters(train, share))
     # RLlib's own switch skips the good gradients and keeps the bad ones in 2.60.
     config.torch_skip_nan_gradients = False
-    config.debugging(seed=experiment.seed)
+    config.debugging(seed=experiment.train_seed)
     return config
 
 
-def _network(stage: Stage, agent: str, place: int) -> RLModuleSpec:
-    experiment = stage.experiment
-    shape = vars(stage.ensemble.policy_spec(agent, experiment.train))
-    seed = derive(experiment.seed, NETWORKS, place)
-    return RLModuleSpec(module_class=AgentModule, model_config={**shape, "seed": seed})
+def _network(stage: Stage, group: Group) -> RLModuleSpec:
+    experiment, ensemble = stage.experiment, stage.ensemble
+    shape = vars(spec_of(group, ensemble, experiment.train))
+    more = {
+        "critic_dim": critic_dim(group, ensemble, experiment.train),
+        "seed": derive(experiment.train_seed, NETWORKS, ensemble.agents.index(group.agents[0])),
+    }
+    return RLModuleSpec(module_class=AgentModule, model_config={**shape, **more})
 
 
 def _hyper_parameters(train: TrainSettings, share: int) -> dict[str, Any]:

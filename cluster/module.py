@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from ..agents.policy import Policy, PolicySpec, Value
+from .critics import SEEN
 
 
 class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """`agents.policy` behind RLlib's interface; env runners hold the policy alone, learners the critic too.
 
-    `model_config` is the `PolicySpec` as a dictionary, and the `seed` of the initial weights.
+    `model_config` is the `PolicySpec` as a dictionary, the `critic_dim`, and the `seed` of the initial weights.
     """
 
     def setup(self) -> None:
@@ -28,7 +30,7 @@ class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.model_config["seed"])
             self.policy = Policy(spec)
-            self.value = Value(spec)
+            self.value = Value(replace(spec, observation_dim=self.model_config["critic_dim"]))
 
     def get_non_inference_attributes(self) -> list[str]:
         return ["value"]
@@ -37,4 +39,4 @@ class AgentModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return {Columns.ACTION_DIST_INPUTS: self.policy(batch[Columns.OBS])}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        return self.value(batch[Columns.OBS])
+        return self.value(batch[SEEN] if SEEN in batch else batch[Columns.OBS])

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -34,8 +33,11 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from ..envs import BatchedEnv, Step, prepare
+from ..envs.faults import drawn
 from ..platform.draws import derive
 from ..platform.settings import Experiment
+from .columns import Store, spaces_of
+from .critics import CREDITS, SEEN, SEEN_NEXT, groups, seen_by_critics
 
 SESSIONS, EXPLORATION = 1, 2
 """Streams of a runner's seeds."""
@@ -46,16 +48,6 @@ SESSION_SUMS = ("session_return_sum", "session_length_sum", "session_clicks_sum"
 FUSION_WEIGHT = "fusion_weight"
 
 LOG_TAU = math.log(2.0 * math.pi)
-
-
-def spaces_of(env: BatchedEnv) -> dict[str, tuple[gym.Space, gym.Space]]:
-    """`{agent: (observation space, action space)}`."""
-    spaces = {}
-    for agent in env.agents:
-        size, limit = env.ensemble.action_dim(agent), env.ensemble.action_limit(agent)
-        observation = gym.spaces.Box(-np.inf, np.inf, (env.ensemble.observation_dim(agent),), np.float32)
-        spaces[agent] = (observation, gym.spaces.Box(-limit, limit, (size,), np.float32))
-    return spaces
 
 
 class BatchedEnvRunner(EnvRunner, Checkpointable):
@@ -87,11 +79,19 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     def make_env(self) -> None:
         experiment = Experiment.model_validate(self.config.env_config["experiment"])
         self.device = "cuda" if self.config.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu"
-        self.seed = derive(experiment.seed, self.worker_index)
+        self.seed = derive(experiment.train_seed, self.worker_index)
         self.num_envs = self.config.num_envs_per_env_runner
+        train, team = experiment.train, experiment.agents.names
         self.env = BatchedEnv(
-            prepare(experiment), sessions=self.num_envs, seed=derive(self.seed, SESSIONS), device=self.device
+            prepare(experiment),
+            sessions=self.num_envs,
+            seed=derive(self.seed, SESSIONS),
+            device=self.device,
+            credited=experiment.reward.credit != "team" or experiment.reward.expected,
+            fate=drawn(train.faults, len(team), experiment.env.horizon) if train.faults else None,
         )
+        self.learning = groups(self.env.ensemble, train)
+        self._group_of = {agent: group for group in self.learning for agent in group.agents}
         self._start_over()
 
     def _start_over(self) -> None:
@@ -101,7 +101,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         self._tally = torch.zeros(3, self.num_envs, device=self.device)
 
     def get_spaces(self) -> dict[str, Any]:
-        spaces = spaces_of(self.env) if self.env is not None else self.config.env_config["spaces"]
+        spaces = spaces_of(self.env, self.learning) if self.env is not None else self.config.env_config["spaces"]
         both = tuple(gym.spaces.Dict({agent: pair[side] for agent, pair in spaces.items()}) for side in (0, 1))
         return {INPUT_ENV_SPACES: both, INPUT_ENV_SINGLE_SPACES: both, **spaces}
 
@@ -157,43 +157,38 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         return self.config.get_rollout_fragment_length(self.worker_index)
 
     def _collect(self, steps: int, noise: torch.Generator | None, random_actions: bool) -> dict[str, dict[str, Tensor]]:
-        env = self.env
-        columns = {agent: self._empty(agent, steps) for agent in env.agents}
-        shared = self._empty_shared(steps)
+        env, critic = self.env, self.env.experiment.train.critic
+        store = Store(self.num_envs, steps, self.device)
         for t in range(steps):
-            actions = {}
-            for agent, store in columns.items():
-                observation = self._observations[agent]
-                inputs = self.module[agent].policy(observation)
+            actions, seen = {}, self._observations
+            store.put_each(SEEN, t, seen_by_critics(env, seen, self.learning, critic))
+            for agent, group in self._group_of.items():
+                observation = group.marked(agent, seen[agent])
+                inputs = self.module[group.name].policy(observation)
                 action, logp = self._act(agent, inputs, noise, random_actions)
                 actions[agent] = action
-                store[Columns.OBS][:, t], store[Columns.ACTIONS][:, t] = observation, action
-                store[Columns.ACTION_LOGP][:, t], store[Columns.ACTION_DIST_INPUTS][:, t] = logp, inputs
+                row = {Columns.OBS: observation, Columns.ACTIONS: action, Columns.ACTION_LOGP: logp}
+                store.put(agent, t, {**row, Columns.ACTION_DIST_INPUTS: inputs})
             step = env.step(actions)
-            for agent, store in columns.items():
-                store[Columns.NEXT_OBS][:, t] = step.observations[agent]
-            shared[Columns.REWARDS][:, t] = step.reward
-            shared[Columns.TERMINATEDS][:, t], shared[Columns.TRUNCATEDS][:, t] = step.terminated, step.truncated
+            after = {agent: group.marked(agent, step.observations[agent]) for agent, group in self._group_of.items()}
+            store.put_each(Columns.NEXT_OBS, t, after)
+            store.put_each(SEEN_NEXT, t, seen_by_critics(env, step.observations, self.learning, critic))
+            self._pay(store, t, step)
             self._count(step)
             done = step.done
             self._observations = env.renew(done) if bool(done.any()) else step.observations
-        return {agent: {**store, **shared} for agent, store in columns.items()}
+        return store.by_network(self.learning)
 
-    def _empty(self, agent: str, steps: int) -> dict[str, Tensor]:
-        watched, acted = self.env.ensemble.observation_dim(agent), self.env.ensemble.action_dim(agent)
-        sizes = {
-            Columns.OBS: (watched,),
-            Columns.NEXT_OBS: (watched,),
-            Columns.ACTIONS: (acted,),
-            Columns.ACTION_LOGP: (),
-            Columns.ACTION_DIST_INPUTS: (2 * acted,),
-        }
-        return {name: torch.empty(self.num_envs, steps, *size, device=self.device) for name, size in sizes.items()}
-
-    def _empty_shared(self, steps: int) -> dict[str, Tensor]:
-        shape = (self.num_envs, steps)
-        flags = {name: torch.zeros(shape, dtype=torch.bool) for name in (Columns.TERMINATEDS, Columns.TRUNCATEDS)}
-        return {Columns.REWARDS: torch.empty(shape), **flags}
+    def _pay(self, store: Store, t: int, step: Step) -> None:
+        """What the team earned, what each agent is credited with where that is not the same, and what has ended."""
+        settings, agents = self.env.experiment.reward, self.env.agents
+        expected = step.expected if settings.expected or settings.credit != "team" else None
+        ends = {Columns.TERMINATEDS: step.terminated, Columns.TRUNCATEDS: step.truncated}
+        shared = {Columns.REWARDS: step.reward if expected is None else expected, **ends}
+        for agent in self._group_of:
+            store.put(agent, t, shared)
+            if settings.credit != "team" and step.credits is not None:
+                store.put(agent, t, {CREDITS: step.credits[:, agents.index(agent)]})
 
     def _act(
         self, agent: str, inputs: Tensor, noise: torch.Generator | None, random_actions: bool
@@ -209,15 +204,13 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         logp = -(0.5 * (drawn.square() + LOG_TAU) + log_std).sum(1)
         return mean + log_std.exp() * drawn, logp
 
-    @staticmethod
-    def _as_batch(columns: dict[str, dict[str, Tensor]], steps: int) -> MultiAgentBatch:
+    def _as_batch(self, columns: dict[str, dict[str, Tensor]], steps: int) -> MultiAgentBatch:
         # numpy, so that Ray's object store hands the columns on without a copy
         batches = {
             agent: SampleBatch({name: column.cpu().numpy() for name, column in store.items()})
             for agent, store in columns.items()
         }
-        sessions = len(next(iter(columns.values()))[Columns.REWARDS])
-        return MultiAgentBatch(batches, env_steps=sessions * steps)
+        return MultiAgentBatch(batches, env_steps=self.num_envs * steps)
 
     # --- metrics
 

@@ -20,6 +20,7 @@ from ..agents.team import Catalog, Team, hash_user
 from ..envs import Stage
 from ..platform.errors import ConcertError
 from .algorithms import ALGORITHMS
+from .critics import groups, spec_of, unshared
 from .runner import FUSION_WEIGHT, SESSION_SUMS
 
 POLICY = "policy."
@@ -77,11 +78,13 @@ class Trainer:
         """The team with the weights it has now."""
         learners: Any = self._algorithm.learner_group
         weights, policies = learners.get_weights(), {}
-        for agent in self.stage.ensemble.agents:
-            policy = Policy(self.stage.ensemble.policy_spec(agent, self.stage.experiment.train))
-            mine = {name: torch.tensor(value) for name, value in weights[agent].items() if name.startswith(POLICY)}
-            policy.load_state_dict({name.removeprefix(POLICY): value for name, value in mine.items()})
-            policies[agent] = policy.eval()
+        ensemble, train = self.stage.ensemble, self.stage.experiment.train
+        for group in groups(ensemble, train):
+            learned = Policy(spec_of(group, ensemble, train))
+            mine = {name: torch.tensor(value) for name, value in weights[group.name].items() if name.startswith(POLICY)}
+            learned.load_state_dict({name.removeprefix(POLICY): value for name, value in mine.items()})
+            for agent in group.agents:
+                policies[agent] = unshared(learned.eval(), group, agent, ensemble.policy_spec(agent, train))
         return untrained_team(self.stage, policies)
 
     def save(self, folder: Path) -> None:

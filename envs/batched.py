@@ -20,7 +20,16 @@ from ..platform.errors import InputError
 from ..platform.fusion import Ballots
 from ..platform.settings import Experiment, RewardSettings
 from . import session
+from .appeal import of_catalog
+from .bursar import Bursar
+from .faults import Fate, distorted, held_back, silenced
 from .world import World
+
+HIDDEN = 5
+"""Numbers in which `BatchedEnv.hidden` tells a user's state."""
+
+SAMPLE = 256
+"""Items of the catalog that it looks at."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class Step:
         weights: `(B, A)` float32, the fusion weights used, summing to 1.
         response: what the users did.
         ballots: what the agents proposed; None where a slate was given from outside.
+        credits: `(B, agents)` float32, each agent's own part of the reward, in the order of `agents`; None where the
+            env was not asked for it.
+        expected: `(B,)` float32, the mean of the reward over the dice; None likewise.
     """
 
     observations: dict[str, Tensor]
@@ -74,6 +86,8 @@ class Step:
     weights: Tensor
     response: session.Response
     ballots: Ballots | None
+    credits: Tensor | None = None
+    expected: Tensor | None = None
 
     @property
     def done(self) -> Tensor:
@@ -86,8 +100,9 @@ class BatchedEnv:
     A recommender's observation is `[query (d_k), click trace (d_k), shown trace (d_k), common (5)]`: its tower's query
     for the user; what was clicked and what was shown so far, fading by 0.8 a step; and step / horizon, log of the
     history's length, click rate of the last slate, fading click rate, how much the tower knows of the user. The
-    conductor's is `[support (A), hits (A), breadth (A), common (5)]`: how high each agent's query put what was shown,
-    how much higher what was clicked, and how much alike what was shown lately is. All are of order 1.
+    conductor's is `[support (A), hits (A), trust (A), agreement (A), breadth (A), common (5)]`: how high each agent's
+    query put what was shown, how much higher what was clicked, the fading mean of that, how much the agent's scores are
+    like the others', and how much alike what was shown lately is. All are of order 1.
 
     A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on
     the query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the
@@ -100,10 +115,20 @@ class BatchedEnv:
         seed: of the sessions; session j of a seed is the same whatever B is.
         users: `train` or `judge`, the part of the world's users that come.
         device: where the tensors live.
+        credited: work out each step's expected reward and the agents' credit (`reward.credit`).
+        fate: which sessions meet an agent that fails (`faults.py`); by default none.
     """
 
     def __init__(
-        self, stage: Stage, *, sessions: int, seed: int, users: str = "train", device: torch.device | str = "cpu"
+        self,
+        stage: Stage,
+        *,
+        sessions: int,
+        seed: int,
+        users: str = "train",
+        device: torch.device | str = "cpu",
+        credited: bool = False,
+        fate: Fate | None = None,
     ) -> None:
         if users not in ("train", "judge"):
             raise InputError(f'users="{users}": known are "train" and "judge"')
@@ -115,6 +140,11 @@ class BatchedEnv:
         self.users = self.world.train_users if users == "train" else self.world.judge_users
         self.slate, self.horizon = self.experiment.env.slate, self.experiment.env.horizon
         self._spread = self.world.user_vectors.std(0)
+        self._bursar = Bursar(self.world, self.ensemble, self.experiment) if credited else None
+        self._fate = fate
+        # Evenly over the catalog, whose order says nothing.
+        self._sample = torch.linspace(0, self.world.num_items - 1, min(SAMPLE, self.world.num_items)).long()
+        self._sample = self._sample.to(self.device)
         self.reset()
 
     # --- sessions
@@ -159,6 +189,19 @@ class BatchedEnv:
         """`scores` `(B, N)` with the items of the history and those already shown far below the rest."""
         return scores + self._penalty
 
+    def hidden(self) -> Tensor:
+        """`(B, HIDDEN)`: the users' state in short, which a critic may know in training and no agent ever sees.
+
+        Patience; mean and highest satiation; mean logit of a sample of the catalog, and of the ten best of it.
+        """
+        state, world = self.state, self.world
+        liking = of_catalog(state.taste, world.item_vectors[self._sample], world.combine, world.temperature)
+        tired = state.satiation[:, world.item_topic[self._sample]]
+        logit = liking + world.item_bias[self._sample] + world.user_bias[state.user][:, None] - tired
+        best = logit.topk(min(10, logit.shape[1]), dim=1).values.mean(1)
+        worn = state.satiation
+        return torch.stack([state.patience / 3.0, worn.mean(1), worn.amax(1), logit.mean(1), best], dim=1)
+
     # --- act
 
     def step(self, actions: Mapping[str, Tensor], weights: Tensor | None = None) -> Step:
@@ -168,11 +211,21 @@ class BatchedEnv:
             actions: `{agent: (B, action_dim)}`; an agent that is left out plays its tower, or the static weights.
             weights: `(B, A)` fusion weights in place of the team's own.
         """
+        faults = self._fate(self.seed, self.state.session) if self._fate else None
+        if faults is not None:
+            actions = held_back(faults, actions, self.recommenders, self.state.step)
         queries = self.ensemble.ask(self.reading, self.traces, actions)
+        if faults is not None:
+            where = (self.seed, self.state.session, self.state.step)
+            queries = distorted(faults, queries, *where, self.ensemble.scaled)
         ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
+        if faults is not None:
+            ballots = silenced(faults, ballots, self.state.step)
         weights = self.ensemble.weigh(actions, self.sessions) if weights is None else weights
         slate = self.ensemble.fuse(ballots, weights, self.slate)
-        return self._show(slate, queries, weights, ballots)
+        paid = self._bursar.pay(self.state, ballots, weights, slate) if self._bursar else (None, None)
+        step = self._show(slate, queries, weights, ballots)
+        return step if paid[0] is None else replace(step, credits=paid[0], expected=paid[1])
 
     def show(self, slate: Tensor) -> Step:
         """One step with a slate `(B, K)` from outside the team: how a yardstick plays."""

@@ -52,6 +52,7 @@ def world_from_logs(
     item_features: NDArray[np.floating] | None,
     name: str,
     seed: int,
+    interests: int = 1,
 ) -> World:
     """Fits a world to logs. The same arguments give the same world.
 
@@ -62,6 +63,7 @@ def world_from_logs(
         item_features: `(N, m)` content embeddings, or None.
         name: of the world, for tables and messages.
         seed: of the fit, the topics and the choice of the judge users.
+        interests: of a user in the response model; more than 1 make a world of another class, to judge in.
 
     Returns:
         the world. Its `report` has, for the liked, the low-rated and drawn unseen items of the test part: `log_loss`,
@@ -76,8 +78,8 @@ def world_from_logs(
     """
     parts = _checked_parts(logs, split, settings, name)
     inputs = item_inputs(logs, item_features)
-    chosen, scale, report = _fit_and_judge(logs, parts, inputs, settings.factors, seed)
-    truth, facts = _fit_truth(logs, inputs, chosen, scale, settings, seed)
+    chosen, scale, report = _fit_and_judge(logs, parts, inputs, settings.factors, seed, interests)
+    truth, facts = _fit_truth(logs, inputs, chosen, scale, settings, seed, interests)
     topic = cluster_topics(inputs.numpy(), truth.item_vectors.numpy(), settings.topics, derive(seed, _TOPICS))
     sizes = np.bincount(topic)
     facts |= {"topic_smallest": float(sizes.min()), "topic_largest": float(sizes.max())}
@@ -92,6 +94,7 @@ def world_from_logs(
         item_quality=torch.from_numpy(_quality(logs)),
         user_vectors=truth.user_vectors,
         user_bias=truth.user_bias,
+        temperature=truth.temperature,
         history=History(*train.padded(longest=LONGEST_HISTORY)),
         train_users=train_users,
         judge_users=judge_users,
@@ -125,14 +128,14 @@ def _checked_parts(logs: Logs, split: Split, settings: WorldSettings, name: str)
 
 
 def _fit_and_judge(
-    logs: Logs, parts: list[Logs], inputs: Tensor, factors: int, seed: int
+    logs: Logs, parts: list[Logs], inputs: Tensor, factors: int, seed: int, interests: int
 ) -> tuple[Fit, float, dict[str, float]]:
     """The fit and the Platt scale that suit the validation part, and what they are worth on the test part."""
     train, validation, test = parts
     known = np.union1d(seen_keys(train), seen_keys(validation))
     tuning = labelled_pairs(validation, known, derive(seed, _VALIDATION))
     judging = labelled_pairs(test, seen_keys(logs), derive(seed, _TEST))
-    fit = tune_response(train, inputs, factors, derive(seed, _FIT), tuning)
+    fit = tune_response(train, inputs, factors, derive(seed, _FIT), tuning, interests=interests)
     model = fit.model
     scale, shift = platt(model.logits(tuning.users, tuning.items).numpy(), tuning.labels.numpy())
     predicted = expit(scale * model.logits(judging.users, judging.items).numpy().astype(np.float64) + shift)
@@ -146,11 +149,13 @@ def _fit_and_judge(
 
 
 def _fit_truth(
-    logs: Logs, inputs: Tensor, chosen: Fit, scale: float, settings: WorldSettings, seed: int
+    logs: Logs, inputs: Tensor, chosen: Fit, scale: float, settings: WorldSettings, seed: int, interests: int
 ) -> tuple[ResponseModel, dict[str, float]]:
     """The model of all parts at the wanted base rate, and the facts of it."""
     epochs = max(1, chosen.epochs)
-    fitted = fit_response(logs, inputs, settings.factors, derive(seed, _TRUTH), chosen.factor_std, epochs=epochs).model
+    start = derive(seed, _TRUTH)
+    fit = fit_response(logs, inputs, settings.factors, start, chosen.factor_std, epochs=epochs, interests=interests)
+    fitted = fit.model
     users, items = _random_pairs(logs.num_users, logs.num_items, derive(seed, _RATE))
     shift = base_rate_shift(scale * fitted.logits(users, items).numpy(), settings.base_rate)
     truth = fitted.rescaled(scale, shift)
@@ -171,7 +176,7 @@ def _best_unseen(truth: ResponseModel, logs: Logs, seed: int) -> dict[str, float
     """Click probability of a user's `BEST` unseen items: mean, 10 % and 90 % quantile over `BEST_USERS` users."""
     users = np.sort(np.random.default_rng(seed).permutation(logs.num_users)[:BEST_USERS])
     with one_thread():
-        logits = truth.user_vectors[users] @ truth.item_vectors.T + truth.user_bias[users, None] + truth.item_bias
+        logits = truth.catalog_logits(torch.from_numpy(users))
     row = np.searchsorted(users, logs.users).clip(max=len(users) - 1)
     chosen = users[row] == logs.users
     logits[row[chosen], logs.items[chosen]] = -torch.inf

@@ -25,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from ..platform.draws import derive
 from ..platform.logs import Logs
 from ..platform.threads import torch_threads
+from .appeal import of_catalog, of_items
 from .features import UserInputs, user_inputs
 
 NEGATIVES = 3
@@ -70,23 +71,35 @@ class ResponseModel:
 
     Attributes:
         item_vectors, item_bias: `(N, d)` and `(N,)` float32, the bias in logits.
-        user_vectors, user_bias: `(U, d)` and `(U,)`.
+        user_vectors, user_bias: `(U, M * d)` and `(U,)`; M interests a user, of which an item need suit one.
+        temperature: of the interests (`appeal.py`), in logits.
     """
 
     item_vectors: Tensor
     item_bias: Tensor
     user_vectors: Tensor
     user_bias: Tensor
+    temperature: float = 1.0
 
     def logits(self, users: Tensor, items: Tensor) -> Tensor:
         """`(n,)` logits of n (user, item) pairs."""
-        match = (self.user_vectors[users] * self.item_vectors[items]).sum(1)
+        vectors = self.item_vectors[items][:, None, :]
+        match = of_items(self.user_vectors[users], vectors, "any", self.temperature)[:, 0]
         return match + self.user_bias[users] + self.item_bias[items]
+
+    def catalog_logits(self, users: Tensor) -> Tensor:
+        """`(n, N)` logits of the whole catalog."""
+        match = of_catalog(self.user_vectors[users], self.item_vectors, "any", self.temperature)
+        return match + self.user_bias[users, None] + self.item_bias
 
     def rescaled(self, scale: float, shift: float) -> ResponseModel:
         """The model whose logits are `scale * logit + shift`."""
         return ResponseModel(
-            self.item_vectors, scale * self.item_bias, scale * self.user_vectors, scale * self.user_bias + shift
+            self.item_vectors,
+            scale * self.item_bias,
+            scale * self.user_vectors,
+            scale * self.user_bias + shift,
+            scale * self.temperature,
         )
 
 
@@ -145,9 +158,11 @@ def _contains(ascending: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[
     return ascending[place] == keys
 
 
-def tune_response(logs: Logs, items: Tensor, factors: int, seed: int, validation: Pairs) -> Fit:
+def tune_response(logs: Logs, items: Tensor, factors: int, seed: int, validation: Pairs, *, interests: int = 1) -> Fit:
     """The fit with the prior and the number of epochs that suit `validation` best. Arguments as of `fit_response`."""
-    fits = [fit_response(logs, items, factors, seed, std, validation=validation) for std in FACTOR_STDS]
+    fits = [
+        fit_response(logs, items, factors, seed, std, validation=validation, interests=interests) for std in FACTOR_STDS
+    ]
     return min(fits, key=lambda fit: fit.loss)
 
 
@@ -160,6 +175,7 @@ def fit_response(
     *,
     validation: Pairs | None = None,
     epochs: int = EPOCHS,
+    interests: int = 1,
 ) -> Fit:
     """Fits the model to `logs`, with unseen items drawn anew each epoch. The same arguments give the same model.
 
@@ -171,9 +187,10 @@ def fit_response(
         factor_std: of the factors' prior.
         validation: stops once their log loss has not fallen for `PATIENCE` epochs; the best epoch is kept.
         epochs: passes over the logs; at most, with `validation`.
+        interests: M; with more than 1 the first term is log mean_m exp((p_um + G_m g_u) . (q_i + F f_i)).
     """
     with one_thread():
-        model = _Factorisation(items, user_inputs(logs, items), factors, factor_std, derive(seed, _START))
+        model = _Factorisation(items, user_inputs(logs, items), factors, factor_std, derive(seed, _START), interests)
         seen = seen_keys(logs)
         size = _batch_size(len(logs) + NEGATIVES * int(logs.positive.sum()))
         # Adam's steps are noisier on smaller batches; the root keeps the noise of an epoch the same.
@@ -213,14 +230,16 @@ def _train_epoch(model: _Factorisation, optimizer: torch.optim.Optimizer, pairs:
 class _Factorisation(nn.Module):
     """The parameters of a fit, and the features, which are fixed."""
 
-    def __init__(self, items: Tensor, users: UserInputs, factors: int, factor_std: float, seed: int) -> None:
+    def __init__(
+        self, items: Tensor, users: UserInputs, factors: int, factor_std: float, seed: int, interests: int
+    ) -> None:
         super().__init__()
         self.items, self.users, self.factor_std = items, users, factor_std
         noise = torch.Generator().manual_seed(seed)
         self.item_factors = nn.Parameter(0.1 * torch.randn(len(items), factors, generator=noise))
-        self.user_factors = nn.Parameter(0.1 * torch.randn(len(users.statistics), factors, generator=noise))
+        self.user_factors = nn.Parameter(0.1 * torch.randn(len(users.statistics), interests * factors, generator=noise))
         self.item_map = nn.Parameter(0.1 * torch.randn(items.shape[1], factors, generator=noise))
-        self.user_map = nn.Parameter(torch.zeros(users.size, factors))
+        self.user_map = nn.Parameter(torch.zeros(users.size, interests * factors))
         self.item_bias = nn.Parameter(torch.zeros(len(items)))
         self.user_bias = nn.Parameter(torch.zeros(len(users.statistics)))
         self.item_bias_map = nn.Parameter(torch.zeros(items.shape[1]))
@@ -235,7 +254,8 @@ class _Factorisation(nn.Module):
         item_vectors = self.item_factors[pairs.items] + f @ self.item_map
         user_bias = self.user_bias[pairs.users] + g @ self.user_bias_map
         item_bias = self.item_bias[pairs.items] + f @ self.item_bias_map
-        return (user_vectors * item_vectors).sum(1) + user_bias + item_bias + self.intercept
+        match = of_items(user_vectors, item_vectors[:, None, :], "any", 1.0)[:, 0]
+        return match + user_bias + item_bias + self.intercept
 
     def penalty(self) -> Tensor:
         """Minus the logarithm of the priors' density, up to a constant."""

@@ -1,6 +1,6 @@
 """Playing a world: one slate, one response, for B users at once.
 
-    slate -> looked at (position bias) -> clicked (appeal less satiation) -> converted, dwelt on, satisfied
+    slate -> looked at (position bias, or a cascade) -> clicked (appeal, satiation) -> converted, dwelt on, satisfied
           -> satiation, patience and taste move on -> the user stays or leaves
 
 Every draw is a function of (seed, session, step), so a session plays the same whatever batch it is in. B is the number
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..platform import draws
+from ..platform.settings import Mechanics
+from .appeal import of_items, shares
 from .world import World
 
 USER, CLICK, LOOK, CONVERT, DWELL, TASTE, INTENT = range(7)
@@ -35,7 +37,7 @@ class State:
         session: `(B,)` int64, the sessions' numbers under the seed.
         user: `(B,)` int64, index into the world's users.
         step: `(B,)` int64, slates shown so far.
-        taste: `(B, d)` float32, the users' vectors, drifting.
+        taste: `(B, M * d)` float32, the users' interests, drifting.
         satiation: `(B, Z)` float32 >= 0, logits.
         patience: `(B,)` float32; a user leaves at 0.
     """
@@ -91,15 +93,41 @@ def begin(world: World, users: Tensor, seed: int, session: Tensor, spread: Tenso
 
 
 def appeal(world: World, state: State, items: Tensor) -> Tensor:
-    """Click logits `(B, K)` of `items` `(B, K)`, were they looked at."""
-    liking = (world.item_vectors[items] * state.taste[:, None, :]).sum(2)
-    tired = state.satiation.gather(1, world.item_topic[items])
-    return liking + world.item_bias[items] + world.user_bias[state.user][:, None] - tired
+    """Logits `(B, K)` of a click on `items` `(B, K)`, were they looked at; before satiation where the user cascades."""
+    liking = of_items(state.taste, world.item_vectors[items], world.combine, world.temperature)
+    logit = liking + world.item_bias[items] + world.user_bias[state.user][:, None]
+    return logit - state.satiation.gather(1, world.item_topic[items]) if world.reading == "places" else logit
+
+
+def attraction(world: World, state: State, items: Tensor, logit: Tensor) -> Tensor:
+    """`(B, K)`: the chance of a click on `items` `(B, K)` that are looked at, from their `appeal`."""
+    if world.reading == "places":
+        return torch.sigmoid(logit)
+    return torch.sigmoid(logit) * torch.exp(-WEARINESS * state.satiation.gather(1, world.item_topic[items]))
 
 
 def look_probability(world: World, places: int, device: torch.device) -> Tensor:
     """`(K,)`: the chance that a place of the slate is looked at, k ** -bias (Joachims et al. 2017, position bias)."""
     return torch.arange(1, places + 1, device=device, dtype=torch.float32) ** -world.mechanics.position_bias
+
+
+WEARINESS = 0.5
+"""Cascade: what a logit of satiation takes from the logarithm of the chance of a click, as at a chance of a half."""
+
+GO_ON, GO_ON_AFTER_CLICK = 0.96, 0.91
+"""Cascade: the chance of reading on after a place without a click, and after a click. Where a quarter is clicked, 7.9
+of ten places are looked at, against 8.0 in the other class at a position bias of 0.15."""
+
+
+def read_down(chance: Tensor, attracted: Tensor) -> Tensor:
+    """Which places `(B, K)` are looked at by users who read down the slate and stop at some place.
+
+    The dependent click model (Guo, Liu, Wang 2009). `chance` `(B, K)` in [0, 1) decides on reading on; `attracted`
+    `(B, K)` bool is what the user clicks if looked at.
+    """
+    on = chance < torch.where(attracted, GO_ON_AFTER_CLICK, GO_ON)
+    first = torch.ones_like(on[:, :1])
+    return torch.cat([first, on[:, :-1]], dim=1).long().cumprod(dim=1).bool()
 
 
 def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State, Response]:
@@ -112,8 +140,12 @@ def respond(world: World, state: State, slate: Tensor, seed: int) -> tuple[State
     counts = {LOOK: places, CLICK: places, CONVERT: places, DWELL: 2 * places, TASTE: 2 * state.taste.shape[1]}
     chance = draws.uniforms(seed, state.session, state.step, counts)
     logit = appeal(world, state, slate)
-    looked = chance[LOOK] < look_probability(world, places, slate.device)
-    click = (looked & (chance[CLICK] < torch.sigmoid(logit))).float()
+    attracted = chance[CLICK] < attraction(world, state, slate, logit)
+    if world.reading == "places":
+        looked = chance[LOOK] < look_probability(world, places, slate.device)
+    else:
+        looked = read_down(chance[LOOK], attracted)
+    click = (looked & attracted).float()
     quality = world.item_quality[slate]
     converted = chance[CONVERT] < torch.sigmoid(world.mechanics.conversion_bias + quality)
     noise = draws.gaussian(chance[DWELL])
@@ -137,15 +169,29 @@ def _move_on(world: World, state: State, slate: Tensor, click: Tensor, walk: Ten
     rules = world.mechanics
     shown = torch.zeros_like(state.satiation).scatter_add_(1, world.item_topic[slate], torch.ones_like(click))
     clicks = click.sum(1)
-    target = rules.patience_target
-    missed = (1.0 - clicks / target).clamp(0.0, 1.0) if target > 0 else torch.zeros_like(clicks)
-    won = rules.patience_recovery * (missed == 0)
     pull = (world.item_vectors[slate] * click[:, :, None]).sum(1) / clicks.clamp_min(1.0)[:, None]
     pulled = rules.drift * (clicks > 0)[:, None]
     return replace(
         state,
         step=state.step + 1,
-        taste=state.taste + pulled * (pull - state.taste) + rules.drift_noise * walk,
+        taste=state.taste + pulled * _towards(world, state.taste, pull) + rules.drift_noise * walk,
         satiation=rules.satiation_fade * state.satiation + rules.satiation_gain * shown,
-        patience=(state.patience - missed + won).clamp_max(rules.patience),
+        patience=patience_after(rules, state.patience, clicks),
     )
+
+
+def _towards(world: World, taste: Tensor, pull: Tensor) -> Tensor:
+    """`(B, M * d)`: the way from the interests to `pull` `(B, d)`, for each as far as it stands behind it."""
+    if taste.shape[1] == pull.shape[1]:
+        return pull - taste
+    interests = taste.view(len(taste), -1, pull.shape[1])
+    part = shares((interests * pull[:, None, :]).sum(2), world.combine, world.temperature)
+    return (part[:, :, None] * (pull[:, None, :] - interests)).flatten(1)
+
+
+def patience_after(rules: Mechanics, patience: Tensor, clicks: Tensor) -> Tensor:
+    """What is left of `patience` after a slate with that many `clicks`; both broadcast."""
+    target = rules.patience_target
+    missed = (1.0 - clicks / target).clamp(0.0, 1.0) if target > 0 else torch.zeros_like(clicks)
+    won = rules.patience_recovery * (missed == 0)
+    return (patience - missed + won).clamp_max(rules.patience)

@@ -10,32 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 
 from .. import __version__
 from ..agents.ensemble import Ensemble
-from ..agents.tower import History, Tower
-from ..agents.towers import code_parts, fit_towers, load_towers, save_towers
+from ..agents.tower import Tower
+from ..agents.towers import code_parts, fit_towers
 from ..platform.cache import cache_folder
 from ..platform.dataset import Dataset, load_dataset
 from ..platform.draws import derive
 from ..platform.errors import InputError
 from ..platform.logs import Logs
-from ..platform.settings import Experiment, Mechanics
-from ..platform.split import split_by_time
+from ..platform.settings import Experiment
+from ..platform.split import Split, split_by_time
 from .batched import BatchedEnv, Stage
 from .builtin import builtin_world
 from .logs import world_from_logs
+from .stage_files import load_stage, load_world, save_stage, save_world
 from .world import World
 from .yardsticks import search_horizon, search_weights
 
@@ -46,8 +46,13 @@ LEAST_WEIGHT = 0.05
 """What the team's static weights leave an agent that the search of the best static fusion gave less, before they are
 scaled to sum to 1; the yardstick `best_static` keeps what was found."""
 
-CHECK = "sha256"
-"""The file that says what a stage's other files hold."""
+STAGE_CODE = (
+    "dataset", "diversity", "draws", "fusion", "fusion_points", "fusion_rules", "fusion_votes", "logs", "ranking", "split"
+)  # fmt: skip
+"""The files of the ground floor that a stage is made with."""
+
+REWARDS = ("click", "conversion", "dwell", "satisfaction", "staying")
+"""The settings of the reward that a stage depends on: who is paid what for it is a matter of training."""
 
 SEARCH = 50_000
 """Parts the seeds of the searches from all others of a run."""
@@ -61,15 +66,35 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
     """
     dataset = _dataset(experiment)
     folder = _folder(experiment, dataset)
-    if folder.exists():
-        try:
-            return _as_of_now(load_stage(folder, experiment), dataset)
-        except (InputError, OSError, ValueError, KeyError, SafetensorError):
-            say(f"the cached stage {folder.name} is damaged; it is made again")
-            shutil.rmtree(folder, ignore_errors=True)
+    found = _kept(folder, lambda path: load_stage(path, experiment), say)
+    if found is not None:
+        return _as_of_now(found, dataset)
     stage = _make(experiment, dataset, say)
     save_stage(stage, folder)
     return stage
+
+
+def kept_world(experiment: Experiment, purpose: str, make: Callable[[], World], say: Say = lambda line: None) -> World:
+    """A world that goes with the experiment's stage, for a `purpose`, from the cache or made now."""
+    folder = _folder(experiment, _dataset(experiment))
+    folder = folder.with_name(f"{folder.name}-{purpose}")
+    found = _kept(folder, load_world, say)
+    if found is None:
+        found = make()
+        save_world(found, folder)
+    return found
+
+
+def _kept(folder: Path, read: Callable[[Path], Any], say: Say) -> Any:
+    """What lies in the cache, or None."""
+    if not folder.exists():
+        return None
+    try:
+        return read(folder)
+    except (InputError, OSError, ValueError, KeyError, SafetensorError):
+        say(f"the cached stage {folder.name} is damaged; it is made again")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _as_of_now(stage: Stage, dataset: Dataset | None) -> Stage:
@@ -109,6 +134,8 @@ def _key(experiment: Experiment, dataset: Dataset | None) -> str:
     """
     parts = experiment.model_dump(mode="json", include={"seed", "world", "agents", "fusion", "reward"})
     parts["agents"]["encoder"].pop("cache")
+    parts["fusion"].pop("conductor")
+    parts["reward"] = {name: parts["reward"][name] for name in REWARDS}
     parts |= {"slate": experiment.env.slate, "horizon": experiment.env.horizon, "version": __version__}
     parts["data"] = dataset.digest if dataset else None
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -120,7 +147,7 @@ def _key(experiment: Experiment, dataset: Dataset | None) -> str:
 def _sources() -> list[bytes]:
     """The code of a stage beside that of its towers."""
     room, platform = Path(__file__).parent, Path(__file__).parents[1] / "platform"
-    used = [platform / f"{name}.py" for name in ("dataset", "draws", "fusion", "logs", "ranking", "split")]
+    used = [platform / f"{name}.py" for name in STAGE_CODE]
     return [path.read_bytes() for path in (*sorted(room.glob("*.py")), *used)]
 
 
@@ -202,7 +229,7 @@ def _fitted(experiment: Experiment, dataset: Dataset, say: Say) -> tuple[World, 
         f"{split.test.sum():,} test; {split.cold_users.sum():,} cold users, {split.cold_items.sum():,} cold items"
     )
     towers = fit_towers(dataset.train_logs(split), experiment.agents, experiment.seed, _telling(say))
-    features = towers["content"].item_vectors.numpy() if "content" in towers else None
+    features = _features(towers)
     say("fitting the response model: the users who will respond")
     world = world_from_logs(
         logs, split, experiment.world, item_features=features, name=experiment.name, seed=experiment.world.seed
@@ -210,66 +237,20 @@ def _fitted(experiment: Experiment, dataset: Dataset, say: Say) -> tuple[World, 
     return world, towers
 
 
-# --- kept on disk
-
-
-def save_stage(stage: Stage, folder: Path) -> None:
-    """Writes a stage as safetensors and JSON, whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".stage-", dir=folder.parent))
-    world = stage.world
-    tensors = {name: value for name, value in vars(world).items() if isinstance(value, torch.Tensor)}
-    tensors |= {f"history.{name}": value for name, value in vars(world.history).items()}
-    tensors |= {"stage.weights": stage.ensemble.weights, "stage.best_static": stage.best_static}
-    save_file({name: value.contiguous().cpu().clone() for name, value in tensors.items()}, draft / "world.safetensors")
-    save_towers(stage.ensemble.towers, draft / "towers")
-    words = {
-        "name": world.name,
-        "user_ids": world.user_ids,
-        "item_ids": world.item_ids,
-        "item_titles": world.item_titles,
-        "topic_names": world.topic_names,
-        "report": world.report,
-        "mechanics": world.mechanics.model_dump(mode="json"),
-        "horizon_rule": stage.horizon_rule,
-        "data": stage.data,
-    }
-    (draft / "stage.json").write_text(json.dumps(words), "utf-8")
-    (draft / CHECK).write_text(_files_digest(draft), "ascii")
-    try:
-        os.replace(draft, folder)
-    except OSError:
-        # Another process has put the same stage there meanwhile.
-        shutil.rmtree(draft, ignore_errors=True)
-        if not (folder / CHECK).is_file():
-            raise
-
-
-def _files_digest(folder: Path) -> str:
-    """The SHA-256 of all the stage's files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CHECK:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def load_stage(folder: Path, experiment: Experiment) -> Stage:
-    """Reads a stage that `save_stage` wrote.
+def logs_and_features(
+    experiment: Experiment, towers: Mapping[str, Tower]
+) -> tuple[Logs, Split, NDArray[np.floating] | None]:
+    """What a world is fitted on: all the logs, how they are split, and the items' content vectors `(N, d)`.
 
     Raises:
-        InputError: the files are not those that were written.
+        InputError: the experiment has no dataset.
     """
-    if (folder / CHECK).read_text("ascii") != _files_digest(folder):
-        raise InputError(f"{folder}: damaged, not the bytes that were saved")
-    words = json.loads((folder / "stage.json").read_text("utf-8"))
-    tensors = load((folder / "world.safetensors").read_bytes())
-    weights, best = tensors.pop("stage.weights"), tensors.pop("stage.best_static")
-    history = History(**{name: tensors.pop(f"history.{name}") for name in ("items", "ratings", "weights")})
-    rule, data = tuple(words.pop("horizon_rule")), words.pop("data")
-    mechanics = Mechanics.model_validate(words.pop("mechanics"))
-    texts = {name: tuple(value) if isinstance(value, list) else value for name, value in words.items()}
-    fields: dict[str, Any] = {**tensors, **texts, "history": history, "mechanics": mechanics}
-    world = World(**fields)
-    ensemble = Ensemble(load_towers(folder / "towers"), experiment.fusion, weights)
-    return Stage(experiment, world, ensemble, ensemble.read(history), best, rule, data)
+    dataset = _dataset(experiment)
+    if dataset is None:
+        raise InputError(f"{experiment.name}: the builtin world is not fitted to logs")
+    logs = dataset.logs()
+    return logs, split_by_time(logs), _features(towers)
+
+
+def _features(towers: Mapping[str, Tower]) -> NDArray[np.floating] | None:
+    return towers["content"].item_vectors.numpy() if "content" in towers else None

@@ -4,17 +4,24 @@ A world is only tensors and mechanics; `session.py` plays it. Both the built-in 
 come down to this one form, so that a policy meets the same users whichever way they were made.
 
     logit(click | user u, item i, satiation s) = u . v_i + user_bias_u + item_bias_i - s[topic_i]
+
+That is the class that policies are trained in. In others a user has several interests (`appeal.py`), or reads down the
+slate and stops (`session.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..agents.tower import History
 from ..platform.settings import Mechanics
+from .appeal import Combine
+
+Reading = Literal["places", "cascade"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,16 @@ class World:
         item_bias: `(N,)` float32, logits.
         item_topic: `(N,)` int64 in [0, Z): what a user tires of.
         item_quality: `(N,)` float32, standardised; raises conversion, dwell and satisfaction after a click.
-        user_vectors: `(U, d)` float32.
+        user_vectors: `(U, M * d)` float32, M interests a user, one in the class that policies are trained in.
         user_bias: `(U,)` float32, logits.
         history: of all U users, before their sessions: the only thing an agent knows of them at the start.
         train_users, judge_users: int64 indices; policies learn on the first and are judged on the second.
         item_popularity: `(N,)` float32, interactions in the train part of the logs (the `popular` yardstick).
         mechanics: satiation, position bias, patience, drift.
+        combine: how several interests make one appeal.
+        temperature: of that, in logits.
+        reading: `places`: each place of a slate is looked at by itself, and satiation is taken from the logit;
+            `cascade`: the user reads down the slate and stops, and satiation divides the click probability by exp(s).
         report: facts about the fit (log loss, AUC, calibration), for the run.
     """
 
@@ -52,6 +63,9 @@ class World:
     item_ids: tuple[str, ...] = ()
     item_titles: tuple[str, ...] = ()
     topic_names: tuple[str, ...] = ()
+    combine: Combine = "any"
+    temperature: float = 1.0
+    reading: Reading = "places"
     report: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ..platform import draws
 from ..platform.ranking import descending_keys, key_index, smallest
+from .appeal import of_catalog
 from .batched import BatchedEnv, Stage, Step
+from .session import WEARINESS
 
 RANDOM_STREAM = 100
 
@@ -90,10 +93,13 @@ def weighted(weights: Tensor) -> Act:
 
 
 def _appeals(env: BatchedEnv) -> Tensor:
-    """`(B, N)` click logits of the whole catalog, satiation included, items already shown far below."""
+    """`(B, N)` what orders the catalog by the chance of a click now, items already shown far below."""
     world, state = env.world, env.state
-    liking = torch.addmm(world.item_bias.expand(env.sessions, -1), state.taste, world.item_vectors.t())
-    return env.unseen(liking - state.satiation[:, world.item_topic])
+    liking = of_catalog(state.taste, world.item_vectors, world.combine, world.temperature) + world.item_bias
+    tired = state.satiation[:, world.item_topic]
+    if world.reading == "places":
+        return env.unseen(liking - tired)
+    return env.unseen(logsigmoid(liking + world.user_bias[state.user][:, None]) - WEARINESS * tired)
 
 
 def greedy_oracle(env: BatchedEnv, _: Mapping[str, Tensor]) -> Step:

@@ -69,7 +69,7 @@ class Judge:
         """A policy over all seeds."""
         outcomes = []
         for number in range(self.settings.seeds):
-            self._env.seed = derive(self.stage.experiment.seed, JUDGE, number)
+            self._env.seed = derive(self.stage.experiment.train_seed, JUDGE, number)
             outcomes.append(play(self._env, act))
         means = [outcome.returns.mean().item() for outcome in outcomes]
         lengths = torch.cat([outcome.lengths for outcome in outcomes]).float().mean().item()
@@ -78,7 +78,7 @@ class Judge:
 
     def glance(self, act: Act) -> tuple[float, float, float]:
         """Mean return and 95 % interval over the sessions of one seed, for a look at the team while it learns."""
-        self._env.seed = derive(self.stage.experiment.seed, WATCH)
+        self._env.seed = derive(self.stage.experiment.train_seed, WATCH)
         returns = play(self._env, act).returns
         reach = 1.96 * returns.std().item() / len(returns) ** 0.5
         mean = returns.mean().item()
@@ -86,7 +86,7 @@ class Judge:
 
     def weights_through_session(self, act: Act) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Fusion weights `(T, A)` at each step of a session: their mean, and where the middle 80 % of sessions lie."""
-        self._env.seed = derive(self.stage.experiment.seed, WATCH)
+        self._env.seed = derive(self.stage.experiment.train_seed, WATCH)
         seen: list[Tensor] = []
         play(self._env, act, watch=lambda step: seen.append(step.weights.cpu()))
         weights = torch.stack(seen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .agent_settings import (
     RECOMMENDERS,
@@ -23,6 +23,7 @@ from .agent_settings import (
     SequenceSettings,
     TaskWeights,
 )
+from .errors import suggestion
 from .settings_base import Fraction, NonNegative, Positive, Settings
 
 __all__ = [
@@ -49,6 +50,13 @@ __all__ = [
     "TrainSettings",
     "WorldSettings",
 ]
+
+
+METHODS = (
+    "weighted", "comb_sum", "comb_mnz", "comb_anz", "log_opinion_pool", "product_of_experts",
+    "reciprocal_rank", "isr", "log_isr", "borda", "approval", "copeland", "plurality", "instant_runoff",
+)  # fmt: skip
+"""The fusion rules of this package; other packages add theirs as entry points (`fusion_rules.py`)."""
 
 
 class Mechanics(Settings):
@@ -92,14 +100,27 @@ class WorldSettings(Settings):
 
 
 class FusionSettings(Settings):
-    method: Literal["weighted", "reciprocal_rank", "borda", "plurality"] = "weighted"
+    method: str = Field(default="weighted", description=f"{', '.join(METHODS)}, or an entry point of concertrl.fusion")
+    normalise: Literal["none", "z_score", "min_max", "rank", "sigmoid"] = Field(
+        default="none", description="what brings the scores of a ballot to one scale before they are fused"
+    )
     weights: Literal["best", "equal"] | tuple[float, ...] = Field(
         default="best", description="static weights: `best` is searched on training users, or one number an agent"
     )
-    conductor: bool = Field(
-        default=True, description="a policy sets the weights from the session's state (weighted only)"
-    )
+    conductor: bool = Field(default=True, description="a policy sets the weights from the session's state")
     ballot: Positive = Field(default=50, description="items on an agent's ballot")
+    diversity: Literal["none", "mmr", "dpp"] = Field(default="none", description="the last step: a slate less alike")
+    diversity_weight: Fraction = Field(default=0.2, description="what being unlike the rest counts beside the points")
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in METHODS:
+            from .fusion import known_rules  # entry points are looked up, and torch is loaded, only where it matters
+
+            if method not in (known := known_rules()):
+                raise ValueError(f'no fusion "{method}"{suggestion(method, known)} (known: {", ".join(known)})')
+        return method
 
 
 class EnvSettings(Settings):
@@ -109,17 +130,27 @@ class EnvSettings(Settings):
 
 
 class RewardSettings(Settings):
-    """Weights of the parts of the team's reward of a step."""
+    """Weights of the parts of the team's reward of a step, and who is paid what for it in learning."""
 
     click: float = 1.0
     conversion: float = 0.0
     dwell: float = Field(default=0.0, description="a minute")
     satisfaction: float = Field(default=0.0, description="a clicked item's satisfaction, in [-1, 1]")
     staying: float = Field(default=0.0, description="a step the user is still there after")
+    credit: Literal["team", "difference", "shapley"] = Field(
+        default="team", description="what an agent is paid in learning: the team's reward, or its own part of it"
+    )
+    credit_over: Literal["step", "session"] = Field(
+        default="step", description="an agent's own part counts in the step it acts in, or in all steps from there on"
+    )
+    expected: bool = Field(default=True, description="learn from what a slate is expected to bring, not from the dice")
 
 
 class TrainSettings(Settings):
     algorithm: Literal["ppo"] = "ppo"
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**31, description="of the training and its judging; default: the run's own"
+    )
     iterations: int = Field(default=140, ge=0)
     epochs: Positive = 4
     minibatch: Positive = 1280
@@ -134,6 +165,15 @@ class TrainSettings(Settings):
     hidden: tuple[Positive, ...] = (64, 64)
     initial_std: float = Field(default=0.5, gt=0, description="exploration of gains and fusion weights at the start")
     residual_std: float = Field(default=0.1, gt=0, description="exploration of the free residual at the start")
+    critic: Literal["own", "joint", "informed"] = Field(
+        default="informed",
+        description="what a critic sees: its agent's observation, all agents' (MAPPO), or its own and the users' state",
+    )
+    sharing: bool = Field(default=False, description="agents whose spaces match learn one network")
+    frozen: tuple[str, ...] = Field(default=(), description="agents that play their tower and do not learn")
+    faults: Fraction = Field(
+        default=0.1, description="share of the training sessions in which one agent falls silent or votes at random"
+    )
     checkpoint_every: Positive = 40
 
 
@@ -183,6 +223,11 @@ class Experiment(Settings):
     cluster: ClusterSettings = ClusterSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    @property
+    def train_seed(self) -> int:
+        """Of the training and its judging."""
+        return self.seed if self.train.seed is None else self.train.seed
+
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         weights = self.fusion.weights
@@ -190,6 +235,9 @@ class Experiment(Settings):
             raise ValueError(f"fusion.weights has {len(weights)} numbers for {len(self.agents.names)} agents")
         if not isinstance(weights, str) and (min(weights) < 0 or sum(weights) <= 0):
             raise ValueError("fusion.weights must be at least 0, and not all 0")
+        known = (*self.agents.names, "conductor")
+        if unknown := [name for name in self.train.frozen if name not in known]:
+            raise ValueError(f'train.frozen: no agent "{unknown[0]}" in this team (agents: {", ".join(known)})')
         learners = self.cluster.num_learners
         if learners and self.env.sessions % learners:
             # Learners step together; one with more sessions than another would wait for it without end.
