@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .experiments.benchmark_verbs import fusing, fusion
 from .experiments.verbs import JSON, evaluate, reported
 from .platform.destination import local_uri, redact
 from .platform.errors import ConcertError, InputError
@@ -189,6 +190,10 @@ def pretrain(overrides: tuple[str, ...], dataset: Path, seeds: int, as_json: boo
 
     found = measure(dataset, settings, seeds, lambda line: click.echo(line, err=True))
     click.echo(json.dumps(found.as_dict()) if as_json else report(found))
+
+
+benchmark.add_command(fusion)
+benchmark.add_command(fusing)
 
 
 @main.command()

@@ -4,7 +4,8 @@
     observe   reading, traces    ->  {agent: observation}
     ask       reading, traces, actions   ->  queries     action = gains on what the agent saw, and a free residual
     propose   queries            ->  ballots
-    weigh     actions            ->  weights     action = residual on the logarithm of the static weights
+    weigh     traces, actions    ->  weights     action = residual on the logarithm of the static weights, and gains on
+                                                 what each agent has shown to be worth
     fuse      ballots, weights   ->  slate
     remember  traces, what was shown and clicked ->  traces
 
@@ -29,14 +30,15 @@ from ..platform.settings import FusionSettings, TrainSettings
 from .policy import PolicySpec
 from .profiles import profile
 from .tower import PAD, History, Tower
+from .traces import TRACE_FADE, Traces, faded
 
 CONDUCTOR = "conductor"
 
-TRACE_FADE = 0.8
-"""Share of a trace that is left after a step."""
-
 GAINS = (1.0, 4.0, 1.0)
 """Units of a recommender's gains on its query, its click trace and its shown trace."""
+
+CONDUCTOR_GAINS = {"hits": 1.0, "trust": 4.0, "agreement": 8.0, "steadiness": 12.0}
+"""Units of the conductor's gains on what a session has shown of the agents, in logits of a fusion weight."""
 
 QUERY_LIMIT = 3.0
 """Bound of a recommender's action; its tower's own query has about 1 a dimension."""
@@ -50,8 +52,8 @@ COMMON = 5
 DIVERSE_FROM = 4
 """Slates' worth of fused items that a less uniform slate is chosen from."""
 
-OF_EACH = 5
-"""Entries of the conductor's observation on each recommender."""
+OF_EACH = ("support", "hits", "trust", "agreement", "steadiness", "breadth")
+"""The conductor's observation on each recommender."""
 
 
 @dataclass(frozen=True)
@@ -70,32 +72,6 @@ class Reading:
 
     def rows(self, index: Tensor) -> Reading:
         return Reading(tuple(query[index] for query in self.queries), self.strengths[index], self.known[index])
-
-
-@dataclass(frozen=True)
-class Traces:
-    """What B sessions have shown so far, fading by `TRACE_FADE` a step.
-
-    Attributes:
-        clicked, shown: `(B, D)`, sums of the items' vectors.
-        rates: `(B, 2)`, click rate of the last slate, and the fading one.
-        support, hits: `(B, A)`, how high each agent's query put the last slate, and how much higher what was clicked.
-        trust: `(B, A)`, the fading mean of the hits.
-        agreement: `(B, A)`, correlation of the agent's last scores with the other agents', over the catalog.
-    """
-
-    clicked: Tensor
-    shown: Tensor
-    rates: Tensor
-    support: Tensor
-    hits: Tensor
-    trust: Tensor
-    agreement: Tensor
-
-    def reset(self, rows: Tensor) -> Traces:
-        """The traces with the rows where `rows` `(B,)` holds set back to the start of a session."""
-        keep = (~rows)[:, None]
-        return Traces(**{name: trace * keep for name, trace in vars(self).items()})
 
 
 class Ensemble:
@@ -144,17 +120,19 @@ class Ensemble:
         return self._vectors.shape[0]
 
     def observation_dim(self, agent: str) -> int:
-        return COMMON + (OF_EACH * len(self.recommenders) if agent == CONDUCTOR else 3 * self.dims[agent])
+        return COMMON + (len(OF_EACH) * len(self.recommenders) if agent == CONDUCTOR else 3 * self.dims[agent])
 
     def action_dim(self, agent: str) -> int:
-        return len(self.recommenders) if agent == CONDUCTOR else len(GAINS) + self.dims[agent]
+        if agent == CONDUCTOR:
+            return len(self.recommenders) + len(CONDUCTOR_GAINS)
+        return len(GAINS) + self.dims[agent]
 
     def action_limit(self, agent: str) -> float:
         return WEIGHT_LIMIT if agent == CONDUCTOR else QUERY_LIMIT
 
     def policy_spec(self, agent: str, train: TrainSettings) -> PolicySpec:
         """The shape of an agent's policy: gains and weights explore in large steps, the free residual in small ones."""
-        led = len(self.recommenders) if agent == CONDUCTOR else len(GAINS)
+        led = self.action_dim(agent) if agent == CONDUCTOR else len(GAINS)
         free = self.action_dim(agent) - led
         spread = (train.initial_std,) * led + (train.residual_std,) * free
         return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden))
@@ -175,8 +153,8 @@ class Ensemble:
     def blank(self, batch: int) -> Traces:
         """The traces of B sessions that have not begun."""
         width, agents = self._vectors.shape[1], len(self.recommenders)
-        sizes = {"clicked": width, "shown": width, "rates": 2}
-        sizes |= dict.fromkeys(("support", "hits", "trust", "agreement"), agents)
+        sizes = {"clicked": width, "shown": width, "asked": width, "rates": 2}
+        sizes |= dict.fromkeys(OF_EACH[:-1], agents)
         return Traces(**{name: torch.zeros(batch, size, device=self.device) for name, size in sizes.items()})
 
     def observe(self, reading: Reading, traces: Traces, progress: Tensor) -> dict[str, Tensor]:
@@ -190,8 +168,8 @@ class Ensemble:
         if CONDUCTOR in self.agents:
             breadth = torch.stack([trace.norm(dim=1) / math.sqrt(trace.shape[1]) for trace in shown], dim=1)
             strength = reading.strengths.mean(1, keepdim=True)
-            seen = (traces.support, traces.hits, traces.trust, traces.agreement, breadth)
-            observations[CONDUCTOR] = torch.cat([*seen, common, strength], dim=1)
+            seen = [getattr(traces, name) for name in OF_EACH[:-1]]
+            observations[CONDUCTOR] = torch.cat([*seen, breadth, common, strength], dim=1)
         return observations
 
     def _scaled(self, traces: Traces) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -233,11 +211,19 @@ class Ensemble:
         items, scores = zip(*pairs, strict=True)
         return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))
 
-    def weigh(self, actions: Mapping[str, Tensor], batch: int) -> Tensor:
-        """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts."""
-        logits = self.weights.clamp_min(1e-6).log().expand(batch, -1)
+    def weigh(self, traces: Traces, actions: Mapping[str, Tensor]) -> Tensor:
+        """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts.
+
+        Its action `(B, A + 4)` is a residual r on the logits, and four gains on what the session has shown of each
+        agent k: logit_k = log static_k + r_k + g1 hits_k + 4 g2 trust_k + 8 g3 agreement_k + 12 g4 steadiness_k.
+        """
+        logits = self.weights.clamp_min(1e-6).log().expand(len(traces.rates), -1)
         if CONDUCTOR in self.agents and CONDUCTOR in actions:
-            logits = logits + actions[CONDUCTOR].clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+            action = actions[CONDUCTOR].clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+            residual, gains = action.split([len(self.recommenders), len(CONDUCTOR_GAINS)], dim=1)
+            logits = logits + residual
+            for place, (name, unit) in enumerate(CONDUCTOR_GAINS.items()):
+                logits = logits + unit * gains[:, place : place + 1] * getattr(traces, name)
         return logits.softmax(dim=1)
 
     def fuse(self, ballots: Ballots, weights: Tensor, slate: int) -> Tensor:
@@ -281,8 +267,16 @@ class Ensemble:
             support=torch.cat(support, dim=1),
             hits=hit,
             trust=TRACE_FADE * traces.trust + (1 - TRACE_FADE) * hit,
-            agreement=self.agreement(queries),
+            agreement=faded(traces, traces.agreement, self.agreement(queries)),
+            steadiness=self._steadiness(queries, traces.asked),
+            asked=torch.cat(queries, dim=1),
         )
+
+    def _steadiness(self, queries: list[Tensor], asked: Tensor) -> Tensor:
+        """`(B, A)`: the correlation over the catalog of two queries' scores, each of variance 1; 0 without one."""
+        pairs = zip(queries, self._split(asked), self._covariance, strict=True)
+        alike = [(rows_matmul(now, covariance) * before).sum(1, keepdim=True) for now, before, covariance in pairs]
+        return torch.cat(alike, dim=1)
 
     def agreement(self, queries: list[Tensor]) -> Tensor:
         """`(B, A)`: the mean correlation of each agent's scores with those of the others, over the catalog; 0 if alone.

@@ -122,7 +122,7 @@ class Team:
         traces, progress = self._replay(reading, sessions, penalty)
         actions = self.act(self.ensemble.observe(reading, traces, progress))
         ballots = self.ensemble.propose(self.ensemble.ask(reading, traces, actions), penalty, at_least=places)
-        slates = self.ensemble.fuse(ballots, self.ensemble.weigh(actions, len(users)), places)
+        slates = self.ensemble.fuse(ballots, self.ensemble.weigh(traces, actions), places)
         return [[self.catalog.item_ids[item] for item in slate] for slate in slates.tolist()]
 
     def _histories(self, users: Sequence[str] | Sequence[Sequence[str]]) -> History:
@@ -211,7 +211,7 @@ class Team:
         traces, progress = self._replay(reading, [session], penalty)
         actions = self.act(self.ensemble.observe(reading, traces, progress))
         queries = self.ensemble.ask(reading, traces, actions)
-        weights = self.ensemble.weigh(actions, 1)[0]
+        weights = self.ensemble.weigh(traces, actions)[0]
         names = Names(self.catalog.item_ids, self.catalog.item_titles)
         return explained(self.ensemble, history, queries, weights, self._items[item], names)
 

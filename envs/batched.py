@@ -100,13 +100,15 @@ class BatchedEnv:
     A recommender's observation is `[query (d_k), click trace (d_k), shown trace (d_k), common (5)]`: its tower's query
     for the user; what was clicked and what was shown so far, fading by 0.8 a step; and step / horizon, log of the
     history's length, click rate of the last slate, fading click rate, how much the tower knows of the user. The
-    conductor's is `[support (A), hits (A), trust (A), agreement (A), breadth (A), common (5)]`: how high each agent's
+    conductor's is `[support, hits, trust, agreement, steadiness, breadth (A each), common (5)]`: how high each agent's
     query put what was shown, how much higher what was clicked, the fading mean of that, how much the agent's scores are
-    like the others', and how much alike what was shown lately is. All are of order 1.
+    like the others' and like its own a step before, and how much alike what was shown lately is. All are of order 1.
 
     A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on
     the query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the
-    tower as it is. The conductor's action `(B, A)` in [-5, 5] is added to the logarithm of the static weights. The
+    tower as it is. The conductor's action `(B, A + 4)` in
+    [-5, 5] moves the static weights: a residual on their logarithms, and gains on what the session has shown of the
+    agents (`Ensemble.weigh`). The
     reward is the team's, the sum that `reward.*` configures; with the defaults it is the clicks on the slate, 0 to K.
 
     Args:
@@ -221,16 +223,20 @@ class BatchedEnv:
         ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
         if faults is not None:
             ballots = silenced(faults, ballots, self.state.step)
-        weights = self.ensemble.weigh(actions, self.sessions) if weights is None else weights
+        weights = self.ensemble.weigh(self.traces, actions) if weights is None else weights
         slate = self.ensemble.fuse(ballots, weights, self.slate)
-        paid = self._bursar.pay(self.state, ballots, weights, slate) if self._bursar else (None, None)
+        paid = self._bursar.pay(self.state, ballots, weights, self._static(), slate) if self._bursar else (None, None)
         step = self._show(slate, queries, weights, ballots)
         return step if paid[0] is None else replace(step, credits=paid[0], expected=paid[1])
+
+    def _static(self) -> Tensor:
+        """The team's static weights, `(B, A)`."""
+        return self.ensemble.weigh(self.traces, {})
 
     def show(self, slate: Tensor) -> Step:
         """One step with a slate `(B, K)` from outside the team: how a yardstick plays."""
         return self._show(
-            slate, self.ensemble.ask(self.reading, self.traces, {}), self.ensemble.weigh({}, self.sessions), None
+            slate, self.ensemble.ask(self.reading, self.traces, {}), self.ensemble.weigh(self.traces, {}), None
         )
 
     def _show(self, slate: Tensor, queries: list[Tensor], weights: Tensor, ballots: Ballots | None) -> Step:

@@ -49,16 +49,18 @@ class Bursar:
         self._led, self._static = (led & proposing).nonzero()[:, 0], (~led & proposing).nonzero()[:, 0]
         self._said = said
 
-    def pay(self, state: State, ballots: Ballots, weights: Tensor, slate: Tensor) -> tuple[Tensor, Tensor]:
+    def pay(
+        self, state: State, ballots: Ballots, weights: Tensor, static: Tensor, slate: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The agents' credit `(B, agents)` and the expected reward `(B,)` of the slate `(B, K)` that is shown.
 
         Args:
             state: before the slate.
             ballots, weights: that the slate was fused from, `(B, A, n)` and `(B, A)`.
+            static: `(B, A)`, the weights without a conductor.
         """
         worth = torch.zeros(len(slate), len(self.plan.members), device=slate.device)
         worth[:, 0] = self._worth(state, slate)
-        static = self.ensemble.weigh({}, len(slate))
         for chosen, say in ((self._led, weights), (self._static, static)):
             if len(chosen):
                 slates = self.ensemble.coalitions(ballots, say, self.slate, self._said[chosen])

@@ -22,8 +22,9 @@ from ..platform.fusion import Ballots
 KINDS = ("silent", "adversarial", "frozen")
 SILENT, ADVERSARIAL, FROZEN = range(3)
 
-DRAWN = (SILENT, ADVERSARIAL)
-"""The kinds that a training session may meet: a frozen agent is not one that fails."""
+DRAWN = (SILENT, ADVERSARIAL, ADVERSARIAL, ADVERSARIAL)
+"""The kinds that a training session may meet, each as likely as it is here often: of one that is silent there is less
+to be learned, since it has no ballot, and a frozen agent is not one that fails."""
 
 LATEST = 0.5
 """A drawn fault begins in this first part of the horizon."""

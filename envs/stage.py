@@ -47,7 +47,8 @@ LEAST_WEIGHT = 0.05
 scaled to sum to 1; the yardstick `best_static` keeps what was found."""
 
 STAGE_CODE = (
-    "dataset", "diversity", "draws", "fusion", "fusion_points", "fusion_rules", "fusion_votes", "logs", "ranking", "split"
+    "dataset", "diversity", "draws", "fusion", "fusion_points", "fusion_rules", "fusion_votes", "logs", "ranking",
+    "split",
 )  # fmt: skip
 """The files of the ground floor that a stage is made with."""
 

@@ -51,7 +51,7 @@ def without(team: Team, agent: int) -> Act:
 
     def act(env: BatchedEnv, observations: Mapping[str, Tensor]) -> Step:
         actions = team.act(observations)
-        weights = env.ensemble.weigh(actions, env.sessions).clone()
+        weights = env.ensemble.weigh(env.traces, actions).clone()
         weights[:, agent] = 0.0
         return env.step(actions, weights / weights.sum(1, keepdim=True).clamp_min(1e-6))
 

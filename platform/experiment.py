@@ -44,12 +44,27 @@ def load_experiment(source: str | Path = "builtin", overrides: Iterable[str] = (
     """
     text, origin = _read(str(source))
     data = _parse(text, origin)
-    for override in overrides:
-        _apply(data, override)
+    for word in overrides:
+        _apply(data, word)
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
         raise InputError(_explain(error, origin)) from None
+
+
+def override(experiment: Experiment, words: Iterable[str]) -> Experiment:
+    """The experiment with `key=value` overrides by dotted path.
+
+    Raises:
+        InputError: a key or a value cannot be used.
+    """
+    data = experiment.model_dump(mode="json")
+    for word in words:
+        _apply(data, word)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(error, experiment.name)) from None
 
 
 def resolved_yaml(experiment: Experiment) -> str:

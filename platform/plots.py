@@ -121,16 +121,22 @@ def contributions(
     return figure
 
 
-def forest(rows: Sequence[Mapping[str, Any]], highlight: str = "team") -> Figure:
+def forest(
+    rows: Sequence[Mapping[str, Any]],
+    highlight: str = "team",
+    title: str = "Every policy, with 95 % intervals",
+    unit: str = "return of a session",
+) -> Figure:
     """Policies side by side, each with its 95 % interval, the best on top.
 
     Args:
         rows: `{"policy", "return", "low", "high"}` each.
         highlight: the policy drawn in colour; its interval is carried down the picture for comparison.
+        title, unit: what is shown, and what the axis measures.
     """
     ordered = sorted(rows, key=lambda row: row["return"])
     height = 1.4 + 0.36 * len(rows)
-    figure, axes = _figure("Every policy, with 95 % intervals", "return of a session", "", height=height)
+    figure, axes = _figure(title, unit, "", height=height)
     for place, row in enumerate(ordered):
         chosen = row["policy"] == highlight
         color = TEAM if chosen else OTHERS

@@ -100,7 +100,7 @@ class WorldSettings(Settings):
 
 
 class FusionSettings(Settings):
-    method: str = Field(default="weighted", description=f"{', '.join(METHODS)}, or an entry point of concertrl.fusion")
+    method: str = Field(default="comb_sum", description=f"{', '.join(METHODS)}, or an entry point of concertrl.fusion")
     normalise: Literal["none", "z_score", "min_max", "rank", "sigmoid"] = Field(
         default="none", description="what brings the scores of a ballot to one scale before they are fused"
     )
@@ -138,7 +138,7 @@ class RewardSettings(Settings):
     satisfaction: float = Field(default=0.0, description="a clicked item's satisfaction, in [-1, 1]")
     staying: float = Field(default=0.0, description="a step the user is still there after")
     credit: Literal["team", "difference", "shapley"] = Field(
-        default="team", description="what an agent is paid in learning: the team's reward, or its own part of it"
+        default="difference", description="what an agent is paid in learning: the team's reward, or its own part of it"
     )
     credit_over: Literal["step", "session"] = Field(
         default="step", description="an agent's own part counts in the step it acts in, or in all steps from there on"
@@ -151,12 +151,12 @@ class TrainSettings(Settings):
     seed: int | None = Field(
         default=None, ge=0, lt=2**31, description="of the training and its judging; default: the run's own"
     )
-    iterations: int = Field(default=140, ge=0)
+    iterations: int = Field(default=80, ge=0)
     epochs: Positive = 4
     minibatch: Positive = 1280
     learning_rate: NonNegative = 1e-3
     gamma: Fraction = 0.98
-    lambda_: Fraction = 0.95
+    lambda_: Fraction = 0.8
     clip: NonNegative = 0.2
     entropy: NonNegative = 0.0
     reward_scale: float = Field(default=0.1, gt=0, description="rewards are multiplied by it before learning")
@@ -172,7 +172,7 @@ class TrainSettings(Settings):
     sharing: bool = Field(default=False, description="agents whose spaces match learn one network")
     frozen: tuple[str, ...] = Field(default=(), description="agents that play their tower and do not learn")
     faults: Fraction = Field(
-        default=0.1, description="share of the training sessions in which one agent falls silent or votes at random"
+        default=0.3, description="share of the training sessions in which one agent falls silent or votes at random"
     )
     checkpoint_every: Positive = 40
 
