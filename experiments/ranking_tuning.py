@@ -20,7 +20,7 @@ from ..agents.validation import ndcg
 from ..platform.dataset import Dataset
 from ..platform.encoder import Encoder
 from ..platform.errors import ConcertError, InputError
-from ..platform.fusion import RULES
+from ..platform.fusion import additive_rules
 from ..platform.ranking_protocol import RankingSplit
 from ..platform.settings import RECOMMENDERS, Experiment
 from .ranking_contest import Contest, Say, telling
@@ -62,8 +62,8 @@ def prepare(contest: Contest, inner: RankingSplit) -> Contest:
         InputError: the fusion is not one of points, which can be weighed.
     """
     rule = contest.experiment.fusion.method
-    if rule not in RULES:
-        raise InputError(f"fusion.method={rule}: a ranking is fused by points; take one of {', '.join(RULES)}")
+    if rule not in (known := additive_rules()):
+        raise InputError(f"fusion.method={rule}: a ranking is fused by points; take one of {', '.join(known)}")
     contest, towers = replace(contest, parameters=_tuned(contest, inner)), contest.fit_agents(inner)
     some = _thinned(inner, SEARCH_NUMBERS // (len(towers) * inner.logs.num_items))
     parts = [points_of(ballots, rule, inner.logs.num_items) for ballots in contest.ballots(towers, some)]

@@ -16,8 +16,8 @@ from torch.nn.functional import normalize
 
 from .fusion_rules import Fused
 
-SHARPEST = 8.0
-"""DPP: the exponent of relevance in an item's quality where the weight nears 0."""
+LAST = 1e9
+"""DPP: what puts a place without an item behind all others, and twice over one that is taken."""
 
 FLAT = 1e-6
 """DPP: what is left of a volume that is none: identical items."""
@@ -55,11 +55,13 @@ def mmr(relevance: Tensor, alike: Tensor, slate: int, weight: float) -> Tensor:
     Next comes the item with the most (1 - weight) * relevance - weight * (its likeness to the likest one taken).
     """
     likest = torch.zeros_like(relevance)
-    left, chosen = relevance.clone(), []
+    out, chosen = relevance == -torch.inf, []
+    worth = (1.0 - weight) * relevance.masked_fill(out, 0.0)
+    taken = 2.0 * out  # what is no item comes after all that is, and what is taken after that
     for _ in range(slate):
-        best = _first_best((1.0 - weight) * left - weight * likest)
+        best = _first_best(worth - weight * likest - 4.0 * taken)
         chosen.append(best)
-        left.scatter_(1, best, -torch.inf)
+        taken = taken.scatter(1, best, 4.0)
         likest = torch.maximum(likest, _row(alike, best))
     return torch.cat(chosen, dim=1)
 
@@ -67,21 +69,20 @@ def mmr(relevance: Tensor, alike: Tensor, slate: int, weight: float) -> Tensor:
 def dpp(relevance: Tensor, alike: Tensor, slate: int, weight: float) -> Tensor:
     """`(B, K)` places by greedy maximum a posteriori inference of a determinantal point process.
 
-    The kernel is q_i S_ij q_j with S the likeness and q = exp(relevance * a), a falling with the weight. Each item that
-    is taken leaves the others the part of their volume that is at right angles to it (Chen, Zhang, Zhou 2018, alg. 1).
+    The kernel is q_i S_ij q_j with S the likeness and q = exp(relevance * (1 - weight) / weight). Each item that is
+    taken leaves the others the part of their volume that is at right angles to it (Chen, Zhang, Zhou 2018, alg. 1).
     """
     if weight == 0.0:
         return torch.arange(slate, device=relevance.device).expand(len(relevance), -1)
-    sharpness = SHARPEST * (1.0 - weight)
-    log_quality = relevance * sharpness if sharpness > 0 else relevance.clamp_max(0.0).masked_fill(relevance >= 0, 0.0)
+    out = relevance == -torch.inf
+    log_quality = relevance.masked_fill(out, 0.0) * ((1.0 - weight) / weight)
     volume = alike.diagonal(dim1=1, dim2=2).clamp_min(FLAT).clone()
     parts: list[Tensor] = []
-    taken, chosen = torch.zeros_like(relevance, dtype=torch.bool), []
+    taken, chosen = LAST * out, []
     for _ in range(slate):
-        gain = (2.0 * log_quality + volume.clamp_min(FLAT).log()).masked_fill(taken, -torch.inf)
-        best = _first_best(gain)
+        best = _first_best(2.0 * log_quality + volume.clamp_min(FLAT).log() - taken)
         chosen.append(best)
-        taken = taken.scatter(1, best, True)
+        taken = taken.scatter(1, best, 2.0 * LAST)
         row = _row(alike, best)
         for part in parts:
             row = row - part.gather(1, best) * part

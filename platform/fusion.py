@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import fusion_votes
 from .fusion_points import NORMALISE, RRF_K, Normalise
-from .fusion_rules import RULES, Ballots, Fused, Rule, Table, known_rules, points_rule, rule_of
+from .fusion_rules import RULES, Ballots, Fused, Rule, Table, additive_rules, known_rules, points_rule, rule_of
 from .ranking import descending_keys, key_index, smallest
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Ballots",
     "Fused",
     "Normalise",
+    "additive_rules",
     "fuse",
     "fuse_coalitions",
     "known_rules",

@@ -158,6 +158,12 @@ def known_rules() -> tuple[str, ...]:
     return tuple(RULES)
 
 
+def additive_rules() -> tuple[str, ...]:
+    """The names of the rules whose points are a weighted sum over the agents, and nothing more."""
+    rules = ((name, RULES[name]) for name in known_rules())
+    return tuple(name for name, rule in rules if rule.kind == "points" and rule.weighted and rule.finish is None)
+
+
 def rule_of(name: str) -> Rule:
     """A rule by its name.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -105,5 +105,26 @@ def stage_with(small_stage: Stage) -> Callable[..., Stage]:
         ensemble = Ensemble(small_stage.ensemble.towers, settings, small_stage.ensemble.weights)
         experiment = small_stage.experiment.model_copy(update={"fusion": settings})
         return replace(small_stage, experiment=experiment, ensemble=ensemble, world=world or small_stage.world)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stage_under(small_stage: Stage) -> Callable[..., Stage]:
+    """The small stage under changed groups of settings: `stage_under(env={"sessions": 6}, seed=3)`."""
+
+    from dataclasses import replace
+
+    from concertrl.agents.ensemble import Ensemble
+    from concertrl.platform.settings import Experiment
+
+    def build(**groups: Any) -> Stage:
+        values = small_stage.experiment.model_dump()
+        values["env"]["sessions"] = 16
+        for name, value in groups.items():
+            values[name] = {**values[name], **value} if isinstance(value, dict) else value
+        experiment = Experiment.model_validate(values)
+        ensemble = Ensemble(small_stage.ensemble.towers, experiment.fusion, small_stage.ensemble.weights)
+        return replace(small_stage, experiment=experiment, ensemble=ensemble)
 
     return build

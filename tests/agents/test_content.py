@@ -198,7 +198,8 @@ def test_fitted_twice_is_the_same(encoder: Encoder, tmp_path: Path) -> None:
     logs, settings = make(SPACE + LOVE), ContentSettings(factors=6, projection="principal")
     fresh = Encoder(EncoderSettings(cache=str(tmp_path), batch_size=3))
     first, again = content.fit(logs, settings, encoder, 100), content.fit(logs, settings, fresh, 100)
-    assert torch.equal(first.item_vectors, again.item_vectors)
+    # Read in batches of another size, which on some processors changes an embedding's last bits.
+    torch.testing.assert_close(first.item_vectors, again.item_vectors, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

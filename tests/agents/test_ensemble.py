@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from concertrl.agents.ensemble import CONDUCTOR, GAINS, QUERY_LIMIT, TRACE_FADE, Ensemble, Reading, Traces
+from concertrl.agents.ensemble import CONDUCTOR, CONDUCTOR_GAINS, GAINS, QUERY_LIMIT, Ensemble, Reading
 from concertrl.agents.tower import PAD, History, Tower
+from concertrl.agents.traces import TRACE_FADE, Traces
 from concertrl.platform.settings import FusionSettings, TrainSettings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ def test_zero_actions_ask_as_no_actions_to_the_last_bit(ensemble: Ensemble) -> N
     idle = {agent: torch.zeros(USERS, ensemble.action_dim(agent)) for agent in ensemble.agents}
     for mine, static in zip(ensemble.ask(reading, traces, idle), ensemble.ask(reading, traces, {}), strict=True):
         assert torch.equal(mine, static)
-    assert torch.equal(ensemble.weigh(idle, USERS), ensemble.weigh({}, USERS))
+    assert torch.equal(ensemble.weigh(traces, idle), ensemble.weigh(traces, {}))
 
 
 def test_scores_of_the_catalog_are_standardised_whatever_is_asked(ensemble: Ensemble) -> None:
@@ -121,27 +123,36 @@ def test_ballots_hold_the_best_that_may_be_shown(ensemble: Ensemble) -> None:
 
 
 def test_the_conductor_moves_the_logarithm_of_the_weights(ensemble: Ensemble) -> None:
-    torch.testing.assert_close(ensemble.weigh({}, 4), torch.tensor([0.5, 0.25, 0.25]).expand(4, 3))
-    action = torch.tensor([[0.0, math.log(2.0), 0.0], [9.0, -9.0, -9.0]])
-    found = ensemble.weigh({CONDUCTOR: action}, 2)
+    torch.testing.assert_close(ensemble.weigh(ensemble.blank(4), {}), torch.tensor([0.5, 0.25, 0.25]).expand(4, 3))
+    action = torch.tensor([[0.0, math.log(2.0), 0.0, *[0.0] * 4], [9.0, -9.0, -9.0, *[0.0] * 4]])
+    found = ensemble.weigh(ensemble.blank(2), {CONDUCTOR: action})
     torch.testing.assert_close(found[0], torch.tensor([2.0, 2.0, 1.0]) / 5)
     odds = math.exp(10) * 2  # clipped to 5 either way
     torch.testing.assert_close(found[1], torch.tensor([odds, 1.0, 1.0]) / (odds + 2))
 
 
-@pytest.mark.parametrize("fusion", [{"conductor": False}, {"method": "borda"}, {"method": "plurality"}])
-def test_there_is_a_conductor_only_where_weights_are_a_policys(fusion: dict[str, object]) -> None:
-    ensemble = ensemble_of(**fusion)
+@pytest.mark.parametrize("place", range(4))
+def test_the_conductors_gains_are_on_what_a_session_has_shown(ensemble: Ensemble, place: int) -> None:
+    traces = some_traces(ensemble)
+    action = torch.zeros(USERS, ensemble.action_dim(CONDUCTOR))
+    action[:, 3 + place] = 0.5
+    name, unit = list(CONDUCTOR_GAINS.items())[place]
+    expected = (ensemble.weights.log() + 0.5 * unit * getattr(traces, name)).softmax(1)
+    torch.testing.assert_close(ensemble.weigh(traces, {CONDUCTOR: action}), expected)
+
+
+def test_there_is_no_conductor_where_none_is_wanted() -> None:
+    ensemble = ensemble_of(conductor=False)
     assert ensemble.agents == ("cf", "content", "sentiment")
-    ignored = ensemble.weigh({CONDUCTOR: torch.ones(2, 3) * torch.tensor([5.0, 0, 0])}, 2)
-    assert torch.equal(ignored, ensemble.weigh({}, 2))
+    traces = some_traces(ensemble)
+    assert torch.equal(ensemble.weigh(traces, {CONDUCTOR: torch.ones(USERS, 7)}), ensemble.weigh(traces, {}))
     assert ensemble_of().agents == ("cf", "content", "sentiment", CONDUCTOR)
 
 
 def test_shares_and_slates_follow_the_rule(ensemble: Ensemble) -> None:
     queries = ensemble.ask(ensemble.read(histories()), ensemble.blank(USERS), {})
     ballots = ensemble.propose(queries, torch.zeros(USERS, ITEMS))
-    weights = ensemble.weigh({}, USERS)
+    weights = ensemble.weigh(ensemble.blank(USERS), {})
     slate = ensemble.fuse(ballots, weights, 5)
     torch.testing.assert_close(ensemble.shares(ballots, weights, slate).sum(2), torch.ones(USERS, 5))
     assert not torch.equal(slate, ensemble_of(method="plurality").fuse(ballots, weights, 5))
@@ -162,11 +173,12 @@ def test_observations_are_laid_out_as_documented(ensemble: Ensemble) -> None:
         start += dim
         torch.testing.assert_close(seen, torch.cat([*expected, common, reading.strengths[:, place : place + 1]], dim=1))
     seen = observations[CONDUCTOR]
-    assert seen.shape == (USERS, ensemble.observation_dim(CONDUCTOR)) == (USERS, 14)
-    assert torch.equal(seen[:, :6], torch.cat([traces.support, traces.hits], dim=1))
+    assert seen.shape == (USERS, ensemble.observation_dim(CONDUCTOR)) == (USERS, 23)
+    told = [traces.support, traces.hits, traces.trust, traces.agreement, traces.steadiness]
+    assert torch.equal(seen[:, :15], torch.cat(told, dim=1))
     shown = traces.shown.split(list(DIMS.values()), dim=1)
-    torch.testing.assert_close(seen[:, 6:9], torch.stack([part.norm(dim=1) for part in shown], dim=1))
-    torch.testing.assert_close(seen[:, 9:], torch.cat([common, reading.strengths.mean(1, keepdim=True)], dim=1))
+    torch.testing.assert_close(seen[:, 15:18], torch.stack([part.norm(dim=1) for part in shown], dim=1))
+    torch.testing.assert_close(seen[:, 18:], torch.cat([common, reading.strengths.mean(1, keepdim=True)], dim=1))
 
 
 def test_traces_remember_what_was_shown_and_clicked_and_fade(ensemble: Ensemble) -> None:
@@ -191,6 +203,30 @@ def test_traces_remember_what_was_shown_and_clicked_and_fade(ensemble: Ensemble)
             hit = float(mine[click[row] == 1].mean() - mine.mean()) if click[row].any() else 0.0
             assert float(found.support[row, place]) == pytest.approx(float(mine.mean()), abs=1e-5)
             assert float(found.hits[row, place]) == pytest.approx(hit, abs=1e-5)
+            trust = TRACE_FADE * float(traces.trust[row, place]) + (1 - TRACE_FADE) * hit
+            assert float(found.trust[row, place]) == pytest.approx(trust, abs=1e-5)
+    assert torch.equal(found.asked, torch.cat(queries, dim=1))
+
+
+def test_agreement_and_steadiness_are_correlations_of_scores(ensemble: Ensemble) -> None:
+    reading, noise = ensemble.read(histories()), torch.Generator().manual_seed(5)
+    slate = torch.stack([torch.randperm(ITEMS, generator=noise)[:4] for _ in range(USERS)])
+    first = ensemble.ask(reading, ensemble.blank(USERS), {})
+    second = ensemble.ask(reading, ensemble.blank(USERS), actions_of(ensemble))
+    begun = ensemble.remember(ensemble.blank(USERS), first, slate, torch.zeros(USERS, 4))
+    found = ensemble.remember(begun, second, slate, torch.zeros(USERS, 4))
+    assert not begun.steadiness.any()
+    for row in range(USERS):
+        before, now = (
+            np.stack([scores_of(ensemble, name, query)[row].numpy() for name, query in zip(DIMS, queries, strict=True)])
+            for queries in (first, second)
+        )
+        alike = [(np.corrcoef(scores).sum(1) - 1) / 2 for scores in (before, now)]
+        np.testing.assert_allclose(begun.agreement[row], alike[0], atol=1e-4)
+        fading = TRACE_FADE * alike[0] + (1 - TRACE_FADE) * alike[1]
+        np.testing.assert_allclose(found.agreement[row], fading, atol=1e-4)
+        steady = [np.corrcoef(before[k], now[k])[0, 1] for k in range(3)]
+        np.testing.assert_allclose(found.steadiness[row], steady, atol=1e-4)
 
 
 def test_reset_blanks_the_rows_that_begin_again(ensemble: Ensemble) -> None:
@@ -204,7 +240,7 @@ def test_a_policys_spec_explores_gains_in_large_steps_and_residuals_in_small_one
     spec = ensemble.policy_spec("content", train)
     assert (spec.observation_dim, spec.hidden) == (17, (5,))
     assert spec.initial_std == (0.7,) * len(GAINS) + (0.2,) * 4
-    assert ensemble.policy_spec(CONDUCTOR, train).initial_std == (0.7,) * 3
+    assert ensemble.policy_spec(CONDUCTOR, train).initial_std == (0.7,) * 7
 
 
 @given(st.lists(st.floats(0.125, 10, width=32), min_size=3, max_size=3))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from concertrl.agents.selection import bagged_weights, greedy_weights, points_of
 from concertrl.agents.validation import ndcg
-from concertrl.platform.fusion import RULES, Ballots, fuse
+from concertrl.platform.fusion import Ballots, additive_rules, fuse
 
 
 def ballots(seed: int, users: int = 5, agents: int = 3, length: int = 12, items: int = 30) -> Ballots:
@@ -15,7 +15,7 @@ def ballots(seed: int, users: int = 5, agents: int = 3, length: int = 12, items:
     return Ballots(chosen, scores)
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("rule", additive_rules())
 def test_adding_up_points_is_fusing(rule: str) -> None:
     found, weights = ballots(0), torch.tensor([0.2, 0.5, 0.3])
     total = (weights[:, None, None] * points_of(found, rule, 30)).sum(0)

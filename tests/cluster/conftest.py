@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,23 +10,9 @@ import torch
 from concertrl.cluster.ray_session import ray_session
 from concertrl.cluster.runner import BatchedEnvRunner
 from concertrl.envs import Stage
-from concertrl.platform.settings import ClusterSettings, Experiment
+from concertrl.platform.settings import ClusterSettings
 
 SESSIONS = 16
-
-
-@pytest.fixture(scope="session")
-def stage_under(small_stage: Stage) -> Callable[..., Stage]:
-    """The small stage under changed groups of settings: `stage_under(env={"sessions": 6}, seed=3)`."""
-
-    def build(**groups: Any) -> Stage:
-        values = small_stage.experiment.model_dump()
-        values["env"]["sessions"] = SESSIONS
-        for name, value in groups.items():
-            values[name] = {**values[name], **value} if isinstance(value, dict) else value
-        return replace(small_stage, experiment=Experiment.model_validate(values))
-
-    return build
 
 
 @pytest.fixture(scope="session")

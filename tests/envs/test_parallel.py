@@ -120,7 +120,7 @@ def test_spaces_fit_what_is_seen_and_done(small_stage: Stage) -> None:
     dims = small_stage.ensemble.dims
     assert env.action_space("cf").shape == (3 + dims["cf"],)
     assert env.observation_space("cf").shape == (5 + 3 * dims["cf"],)
-    assert env.action_space("conductor").shape == (3,) and env.observation_space("conductor").shape == (14,)
+    assert env.action_space("conductor").shape == (7,) and env.observation_space("conductor").shape == (23,)
 
 
 def test_all_agents_end_together_with_one_reward(small_stage: Stage) -> None:

@@ -59,7 +59,7 @@ def test_each_yardstick_of_the_builtin_world_is_clear_of_the_one_below(
 
 def test_the_best_static_weights_are_no_worse_than_equal_ones(judged: dict[str, Tensor]) -> None:
     """By users they were not searched on they need not win, but may not lose."""
-    assert difference(judged["best_static"], judged["equal_weights"]).high > 0
+    assert difference(judged["best_static"], judged["equal_weights"]).high >= 0
 
 
 def test_the_table_of_yardsticks_is_complete_and_in_order(small_stage: Stage) -> None:

@@ -60,10 +60,11 @@ def test_equals_mean_pooling_of_the_model_by_hand(warm: tuple[Path, np.ndarray])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_neighbours_and_batches_change_no_bit(tmp_path: Path, warm: tuple[Path, np.ndarray], batch_size: int) -> None:
+def test_neighbours_and_batches_change_nothing(tmp_path: Path, warm: tuple[Path, np.ndarray], batch_size: int) -> None:
     fresh = encoder(tmp_path, batch_size=batch_size)
     rows = [fresh.encode([text])[0] for text in TEXTS[:2]] + list(fresh.encode(TEXTS[2:]))
-    np.testing.assert_array_equal(np.stack(rows), warm[1])
+    # To the last bit on some processors; on others a product's rounding depends on how many rows it has.
+    np.testing.assert_allclose(np.stack(rows), warm[1], atol=1e-6)
 
 
 def test_a_warm_cache_loads_no_model(warm: tuple[Path, np.ndarray]) -> None:

@@ -89,7 +89,7 @@ def test_what_is_resolved_reads_back_equal(tmp_path: Path) -> None:
         ("train.iterations=-1", "train.iterations=-1: Input should be greater than or equal to 0"),
         ("train.learning_rate=.inf", "train.learning_rate=inf"),
         ("train=5", "train=5"),
-        ("fusion.method=bordas", "fusion.method='bordas'"),
+        ("fusion.method=bordas", 'no fusion "bordas"; did you mean "borda"?'),
         ("fusion.weights=[1, 2]", "fusion.weights has 2 numbers for 3 agents"),
         ("fusion.weights=[0, 0, 0]", "not all 0"),
         ("fusion.weights=[1, -1, 1]", "at least 0"),
