@@ -49,8 +49,8 @@ def reference(learner: BatchedPPOLearner, agent: str, columns: SampleBatch) -> t
     rows, steps = rewards.shape
     advantages, targets = np.zeros((rows, steps)), np.zeros((rows, steps))
     for row in range(rows):
-        here = values_of(learner, agent, columns["obs"][row])
-        after = values_of(learner, agent, columns["new_obs"][row])
+        here = values_of(learner, agent, columns["critic_obs"][row])
+        after = values_of(learner, agent, columns["critic_next_obs"][row])
         following = 0.0
         for t in reversed(range(steps)):
             worth = 0.0 if left[row, t] else after[t]
@@ -59,7 +59,8 @@ def reference(learner: BatchedPPOLearner, agent: str, columns: SampleBatch) -> t
             following = error + (TRAIN["gamma"] * TRAIN["lambda_"] * following if goes_on else 0.0)
             advantages[row, t] = following
             targets[row, t] = following + here[t]
-    return advantages, targets
+    own = columns.get("credits", rewards)
+    return advantages + TRAIN["reward_scale"] * (own - rewards), targets
 
 
 def test_advantages_equal_a_loop_over_rows_and_steps(learner: BatchedPPOLearner, played: MultiAgentBatch) -> None:
@@ -68,6 +69,22 @@ def test_advantages_equal_a_loop_over_rows_and_steps(learner: BatchedPPOLearner,
     assert set(made.policy_batches) == set(played.policy_batches) == {"cf", "content", "sentiment", "conductor"}
     for agent, columns in played.policy_batches.items():
         advantages, targets = reference(learner, agent, columns)
+        found = made.policy_batches[agent]
+        np.testing.assert_allclose(found["value_targets"].numpy(), targets.ravel(), rtol=1e-4, atol=1e-4)
+        standard = (advantages - advantages.mean()) / advantages.std(ddof=1)
+        np.testing.assert_allclose(found["advantages"].numpy(), standard.ravel(), rtol=1e-3, atol=1e-3)
+
+
+def test_over_a_session_the_rewards_are_the_credits(
+    stage_under: Callable[..., Stage], runner_of: Callable[..., BatchedEnvRunner], played: MultiAgentBatch
+) -> None:
+    config = configure_ppo(stage_under(train=TRAIN, reward={"credit_over": "session"}))
+    learner = config.build_learner(spaces=runner_of().get_spaces())
+    learner.build()
+    made = learner._make_batch_if_necessary(TrainingData(batch=played))
+    for agent, columns in played.policy_batches.items():
+        paid = SampleBatch({**columns, "rewards": columns["credits"]})
+        advantages, targets = reference(learner, agent, paid)
         found = made.policy_batches[agent]
         np.testing.assert_allclose(found["value_targets"].numpy(), targets.ravel(), rtol=1e-4, atol=1e-4)
         standard = (advantages - advantages.mean()) / advantages.std(ddof=1)
@@ -87,6 +104,7 @@ def test_a_batch_of_equal_rewards_has_finite_advantages(learner: BatchedPPOLearn
     """The spread that advantages are divided by may be zero."""
     for agent, columns in played.policy_batches.items():
         columns["rewards"][:] = 0.0
+        columns["credits"][:] = 0.0
         for name, parameter in learner.module[agent].unwrapped().value.named_parameters():
             if name.startswith("head"):
                 torch.nn.init.zeros_(parameter)

@@ -11,6 +11,8 @@ import torch
 from concertrl.agents.ensemble import CONDUCTOR
 from concertrl.cluster.runner import SESSION_SUMS, BatchedEnvRunner
 from concertrl.envs import BatchedEnv
+from concertrl.envs.batched import HIDDEN
+from concertrl.envs.faults import drawn
 from torch.distributions import Normal
 
 STEPS = 20
@@ -80,7 +82,7 @@ def test_actions_are_drawn_from_the_policy_with_their_density(runner_of: Callabl
 
 def test_rewards_are_those_of_the_environment(runner_of: Callable[..., BatchedEnvRunner]) -> None:
     """The sampled actions, played again, earn the sampled rewards."""
-    runner = runner_of()
+    runner = runner_of(reward={"expected": False, "credit": "team"}, train={"faults": 0.0})
     twin = BatchedEnv(env_of(runner).stage, sessions=runner.num_envs, seed=env_of(runner).seed)
     columns = columns_of(runner)
     for t in range(STEPS):
@@ -88,6 +90,44 @@ def test_rewards_are_those_of_the_environment(runner_of: Callable[..., BatchedEn
         np.testing.assert_array_equal(step.reward.numpy(), columns["cf"]["rewards"][:, t])
         np.testing.assert_array_equal(step.terminated.numpy(), columns["cf"]["terminateds"][:, t])
         twin.renew(step.done)
+
+
+@pytest.mark.parametrize("kind", ["team", "difference", "shapley"])
+def test_expected_rewards_and_credits_are_those_of_the_environment(
+    runner_of: Callable[..., BatchedEnvRunner], kind: str
+) -> None:
+    runner = runner_of(reward={"credit": kind}, train={"faults": 0.5})
+    env = env_of(runner)
+    fate = drawn(0.5, 3, env.horizon)
+    twin = BatchedEnv(env.stage, sessions=runner.num_envs, seed=env.seed, credited=True, fate=fate)
+    columns = columns_of(runner)
+    for t in range(STEPS):
+        hidden = twin.hidden()
+        step = twin.step({agent: torch.from_numpy(columns[agent]["actions"][:, t]) for agent in twin.agents})
+        assert step.expected is not None and step.credits is not None
+        for place, agent in enumerate(twin.agents):
+            part = columns[agent]
+            np.testing.assert_array_equal(part["rewards"][:, t], step.expected.numpy())
+            np.testing.assert_array_equal(part["critic_obs"][:, t, -HIDDEN:], hidden.numpy())
+            if kind == "team":
+                assert "credits" not in part
+            else:
+                np.testing.assert_array_equal(part["credits"][:, t], step.credits[:, place].numpy())
+        twin.renew(step.done)
+
+
+def test_a_joint_critic_sees_what_all_agents_see(runner_of: Callable[..., BatchedEnvRunner]) -> None:
+    columns = columns_of(runner_of(train={"critic": "joint"}))
+    everything = np.concatenate([part["obs"] for part in columns.values()], axis=2)
+    after = np.concatenate([part["new_obs"] for part in columns.values()], axis=2)
+    for part in columns.values():
+        np.testing.assert_array_equal(part["critic_obs"], everything)
+        np.testing.assert_array_equal(part["critic_next_obs"], after)
+
+
+def test_who_is_frozen_learns_nothing_and_plays_its_tower(runner_of: Callable[..., BatchedEnvRunner]) -> None:
+    columns = columns_of(runner_of(train={"frozen": ["cf", "conductor"]}))
+    assert set(columns) == {"content", "sentiment"}
 
 
 def test_a_sample_is_a_function_of_seed_runner_and_time(runner_of: Callable[..., BatchedEnvRunner]) -> None:
@@ -118,7 +158,7 @@ def test_random_actions_fill_the_action_space(runner_of: Callable[..., BatchedEn
 
 
 def test_metrics_count_every_session_that_ended_alike(runner_of: Callable[..., BatchedEnvRunner]) -> None:
-    runner = runner_of()
+    runner = runner_of(reward={"expected": False, "credit": "team"})
     rewards, ends = [], []
     for _ in range(2):
         part = columns_of(runner)["cf"]

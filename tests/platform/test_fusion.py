@@ -5,10 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from concertrl.platform.errors import InputError
 from concertrl.platform.fusion import Ballots, fuse, fuse_coalitions, known_rules, shares
-from concertrl.platform.fusion_points import NORMALISE
-from concertrl.platform.settings import METHODS as NAMED
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -163,13 +160,6 @@ def test_a_run_off_agrees_with_one_written_out(given_ballots: Ballots, data: st.
     assert found == [runoff_by_hand(items, weight, slate) for items, weight in rows]
 
 
-def test_log_isr_gives_nothing_to_what_one_agent_alone_names() -> None:
-    items = torch.tensor([[[1, 2, 3], [4, 2, 5]]])
-    fused = fuse(Ballots(items, torch.zeros(1, 2, 3)), torch.ones(1, 2), "log_isr", 5)
-    assert fused.slate.tolist() == [[2, 1, 3, 4, 5]]
-    torch.testing.assert_close(fused.points[0, 0], torch.tensor(2 / 4).mul(2.0).log() + torch.tensor(2.0).log() / 2)
-
-
 @given(given_ballots=ballots())
 def test_beliefs_pool_as_a_product_of_probabilities(given_ballots: Ballots) -> None:
     """log p(i) of the filled places, against an item off the ballot, which has an n-th of 5 %."""
@@ -209,31 +199,6 @@ def test_a_coalition_fuses_as_if_the_others_were_not_there(
     found = fuse_coalitions(given_ballots, weights, method, 5, members)
     for slates, inside in zip(found, members, strict=True):
         assert torch.equal(slates, fuse(given_ballots, weights * inside, method, 5).slate)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_places_that_nobody_fills_stay_empty(method: str) -> None:
-    items = torch.tensor([[[4, 2, -1], [-1, -1, -1]], [[-1, -1, -1], [-1, -1, -1]]])
-    fused = fuse(Ballots(items, torch.ones(2, 2, 3)), torch.ones(2, 2), method, 4)
-    assert sorted(fused.slate[0].tolist()) == [-1, -1, 2, 4] and fused.slate[1].tolist() == [-1] * 4
-    assert bool((fused.points[fused.slate < 0] == -torch.inf).all())
-
-
-@pytest.mark.parametrize("scale", NORMALISE)
-@given(given_ballots=ballots())
-def test_a_scale_keeps_the_order_and_reads_filled_places_alone(scale: str, given_ballots: Ballots) -> None:
-    garbage = given_ballots.scores.masked_fill(given_ballots.items < 0, -GARBAGE)
-    found, other = (NORMALISE[scale](Ballots(given_ballots.items, each)) for each in (given_ballots.scores, garbage))
-    there = given_ballots.present
-    assert torch.equal(found[there], other[there])
-    falling = (found[:, :, :-1] >= found[:, :, 1:] - 1e-6) | ~there[:, :, 1:]
-    assert bool(falling.all())
-    if scale in ("min_max", "rank", "sigmoid"):
-        assert bool(((found[there] >= 0) & (found[there] <= 1)).all())
-
-
-def test_the_settings_name_every_rule_of_the_package() -> None:
-    assert set(NAMED) == set(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -311,25 +276,6 @@ def test_a_user_gets_the_same_slate_in_any_batch(method: str, given_ballots: Bal
         assert torch.equal(one.slate, whole.slate[part]) and torch.equal(one.points, whole.points[part])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_ties_go_to_the_lower_item(method: str) -> None:
-    """Three agents, three items, each once in each place."""
-    items = torch.tensor([[[7, 3, 5], [3, 5, 7], [5, 7, 3]]])
-    scores = torch.tensor([3.0, 2.0, 1.0]).expand(1, 3, 3)
-    assert fuse(Ballots(items, scores), torch.full((1, 3), 1 / 3), method, 3).slate.tolist() == [[3, 5, 7]]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_work_does_not_grow_with_the_catalog(method: str) -> None:
-    """Item numbers so large that a table of the catalog would take gigabytes a user."""
-    small = torch.tensor([[[1, 2, 3, 4], [2, 5, 1, 6]]]).expand(64, 2, 4)
-    scores = torch.tensor([4.0, 3.0, 2.0, 1.0]).expand(64, 2, 4)
-    weights = torch.tensor([1.0, 0.5]).expand(64, 2)
-    large = 2**31 - 10
-    found = fuse(Ballots(small + large, scores), weights, method, 4).slate
-    assert torch.equal(found - large, fuse(Ballots(small, scores), weights, method, 4).slate)
-
-
 @pytest.mark.parametrize("method", ["weighted", "reciprocal_rank", "borda", "approval"])
 @given(given_ballots=ballots(whole=True), data=st.data())
 def test_shares_say_whose_points_an_item_has(method: str, given_ballots: Ballots, data: st.DataObject) -> None:
@@ -345,9 +291,3 @@ def test_shares_say_whose_points_an_item_has(method: str, given_ballots: Ballots
             mine = torch.tensor([float(points[item]) for item in fused.slate[row].tolist()])
             expected = torch.where(fused.points[row] > 0, mine / fused.points[row].clamp_min(1e-9), 0.0)
             torch.testing.assert_close(found[row, :, agent], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_an_unknown_rule_is_named_with_the_nearest_known() -> None:
-    one = Ballots(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1))
-    with pytest.raises(InputError, match=r'no fusion "bordas"; did you mean "borda"\?'):
-        fuse(one, torch.ones(1, 1), "bordas", 1)
