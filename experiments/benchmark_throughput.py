@@ -36,6 +36,7 @@ from ..platform.settings import (
     EnvSettings,
     Experiment,
     FusionSettings,
+    RewardSettings,
     TrainSettings,
     WorldSettings,
 )
@@ -195,7 +196,11 @@ def _experiment(sizes: Sizes, sessions: int, cache: str) -> Experiment:
         agents=AgentsSettings(encoder=EncoderSettings(cache=cache)),
         fusion=FusionSettings(weights="equal", conductor=False),
         env=EnvSettings(sessions=sessions, slate=10, horizon=sizes.horizon),
-        train=TrainSettings(minibatch=sizes.minibatch, epochs=4, learning_rate=3e-4, hidden=(64, 64)),
+        # What the peers do: rewards as they fall, critics that see what their agents see, agents that do not fail.
+        reward=RewardSettings(credit="team", expected=False),
+        train=TrainSettings(
+            minibatch=sizes.minibatch, epochs=4, learning_rate=3e-4, hidden=(64, 64), critic="own", faults=0.0
+        ),
     )
 
 

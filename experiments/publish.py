@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,17 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..agents import serving_path
+from ..agents.ensemble import CONDUCTOR
 from ..agents.team import Team
 from ..envs import BatchedEnv, Stage
 from ..envs.render import session_start, step_text
-from ..platform import plots
+from ..platform import plots, plots_conductor
 from ..platform.destination import redact
 from ..platform.experiment import resolved_yaml
 from ..platform.report import ReportInput, build_report, headline, text_table
 from ..platform.settings import TrackingSettings
 from ..platform.tracking import Run, tracking_uri
+from .ablation import Loss, read_conductor
 from .judge import Judge, Score, team_act
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Story:
     rows: list[dict[str, Any]]
     history: History
     lost: dict[str, tuple[float, float, float]]
+    losses: list[Loss]
     seconds: float
     env_steps: int
     command: str
@@ -104,6 +107,7 @@ def outcome(run: Run, story: Story) -> str:
         run.log_figure(figure, f"plots/{name}.png")
     run.log_text(json.dumps(story.rows, indent=2), "table.json")
     run.log_text(text_table(story.rows), "table.txt")
+    run.log_text(json.dumps([asdict(loss) for loss in story.losses], indent=2), "ablation.json")
     run.log_text(a_session(story), "session.txt")
     run.log_metrics(_final(story), story.env_steps)
     # The UI shows this tag as the run's description, the first thing a person reads.
@@ -132,10 +136,25 @@ def draw(story: Story) -> dict[str, tuple[str, Figure]]:
         "policies": ("Every policy, on the same sessions", plots.forest(story.rows)),
         "fusion_weights": ("Fusion weights through a session", plots.session_weights(weights, names, low, high)),
     }
+    pictures |= _of_failing(story)
     if story.lost:
         values = np.array(list(story.lost.values()))
         figure = plots.contributions(list(story.lost), values[:, 0], values[:, 1], values[:, 2])
         pictures["contributions"] = ("What each agent adds", figure)
+    return pictures
+
+
+def _of_failing(story: Story) -> dict[str, tuple[str, Figure]]:
+    """How the conductor reads a session, and what it does about an agent that fails."""
+    names, pictures = story.stage.ensemble.recommenders, {}
+    if CONDUCTOR in story.team.policies:
+        panels = {each.name: (each.levels, each.weights) for each in read_conductor(story.stage, story.team)}
+        pictures["conductor"] = ("What the conductor listens to, and when", plots_conductor.reading(panels, names))
+    wild = {loss.agent: loss.weights for loss in story.losses if loss.kind == "adversarial"}
+    if wild and CONDUCTOR in story.team.policies:
+        # A frozen agent's weight is what the conductor gives it when nothing is wrong.
+        usual = {loss.agent: loss.weights for loss in story.losses if loss.kind == "frozen"}
+        pictures["failing"] = ("An agent that votes at random loses its say", plots_conductor.failing(wild, usual))
     return pictures
 
 
@@ -218,6 +237,7 @@ def _final(story: Story) -> dict[str, float]:
     }
     team, static = story.scores["team"], story.scores["best_static"]
     metrics |= {f"final/lost_without_{name}": lost for name, (lost, _, _) in story.lost.items()}
+    metrics |= {f"final/lost/{loss.kind}/{loss.agent}": loss.lost for loss in story.losses}
     metrics["final/gain_over_best_static"] = (
         team.returns.mean / static.returns.mean - 1.0 if static.returns.mean else 0.0
     )
@@ -235,6 +255,10 @@ def _report(run: Run, story: Story, pictures: dict[str, tuple[str, Figure]], mod
         "env_steps": story.env_steps,
         "seed": experiment.seed,
         "static weights": ", ".join(f"{name} {weight:.2f}" for name, weight in weights),
+        **{
+            f"lost where {loss.agent} is {loss.kind}": f"{loss.lost:.2f} [{loss.low:.2f}, {loss.high:.2f}]"
+            for loss in story.losses
+        },
         "mean session of the team": f"{team.length:.1f} slates, {team.clicks:.1f} clicks",
         "version": __version__,
     }

@@ -28,6 +28,7 @@ from ..platform.settings import Experiment
 from ..platform.statistics import normalised
 from ..platform.tracking import Run, start_run
 from . import publish
+from .ablation import ablate
 from .judge import Judge, Score, table, team_act, without
 from .progress import Narrator
 
@@ -100,8 +101,9 @@ def train(
         scores["team"] = judge.score(team_act(team))
         rows = table(scores)
         lost = _ablate(team, judge, scores["team"])
+        losses = ablate(stage, team)
         seconds = time.monotonic() - started
-        story = publish.Story(stage, team, judge, scores, rows, history, lost, seconds, env_steps, command)
+        story = publish.Story(stage, team, judge, scores, rows, history, lost, losses, seconds, env_steps, command)
         publish.outcome(run, story)
     # After the end, since a server that was down may have taken the run and the team by then.
     result = Result(run.run_id, str(run.model_uri), round(seconds, 1), env_steps, rows)

@@ -138,7 +138,7 @@ class RewardSettings(Settings):
     satisfaction: float = Field(default=0.0, description="a clicked item's satisfaction, in [-1, 1]")
     staying: float = Field(default=0.0, description="a step the user is still there after")
     credit: Literal["team", "difference", "shapley"] = Field(
-        default="shapley", description="what an agent is paid in learning: the team's reward, or its own part of it"
+        default="difference", description="what an agent is paid in learning: the team's reward, or its own part of it"
     )
     credit_over: Literal["step", "session"] = Field(
         default="step", description="an agent's own part counts in the step it acts in, or in all steps from there on"
