@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from concertrl.envs import BatchedEnv, Stage, session
-from concertrl.envs.appeal import matched, of_catalog, of_items, shares
+from concertrl.envs.appeal import Combine, matched, of_catalog, of_items, shares
 from concertrl.envs.judge_world import demanding, judge_stage
 from concertrl.envs.yardsticks import play, yardsticks
 from hypothesis import given
@@ -63,7 +63,9 @@ def test_an_item_must_meet_both_demands(small_stage: Stage) -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(0.05, 5), st.sampled_from(["any", "all"]))
-def test_a_match_lies_between_the_mean_and_the_extreme(values: list[float], temperature: float, combine: str) -> None:
+def test_a_match_lies_between_the_mean_and_the_extreme(
+    values: list[float], temperature: float, combine: Combine
+) -> None:
     rows = torch.tensor([values])
     found = float(matched(rows, combine, temperature))
     extreme, mean = (max(values) if combine == "any" else min(values)), sum(values) / len(values)

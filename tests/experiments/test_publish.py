@@ -104,7 +104,7 @@ def test_the_machine_is_watched(run: Any) -> None:
 
 def test_pictures_report_session_and_checkpoints_are_there(trained: Any, files: Path) -> None:
     pictures = {path.stem: path.read_bytes() for path in (files / "plots").iterdir()}
-    assert set(pictures) == {"learning_curve", "policies", "fusion_weights", "contributions"}
+    assert set(pictures) == {"learning_curve", "policies", "fusion_weights", "contributions", "conductor", "failing"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in pictures.values())
     report = (files / "report.html").read_text("utf-8")
     assert trained.run_id in report and report.count("<img") == 4 and "models:/concertrl-builtin/1" in report

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pytest
 import torch
 from concertrl.platform.diversity import diversify, dpp, mmr, relevance
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 BATCH, POOL, SLATE = 5, 9, 4
+
+Method = Literal["mmr", "dpp"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def drawn(seed: int) -> tuple[Fused, Tensor]:
@@ -23,23 +28,23 @@ def likeness(fused: Fused, vectors: Tensor) -> Tensor:
     return rows @ rows.transpose(1, 2)
 
 
-@pytest.mark.parametrize("method", ["mmr", "dpp"])
+@pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 200), weight=st.sampled_from([0.0, 1e-3, 0.3, 0.7, 1.0]))
-def test_a_slate_is_of_the_pool_and_has_nothing_twice(method: str, seed: int, weight: float) -> None:
+def test_a_slate_is_of_the_pool_and_has_nothing_twice(method: Method, seed: int, weight: float) -> None:
     fused, vectors = drawn(seed)
     slates = diversify(fused, vectors, SLATE, method, weight)
     for slate, pool in zip(slates.tolist(), fused.slate.tolist(), strict=True):
         assert len(set(slate)) == SLATE and set(slate) <= set(pool)
 
 
-@pytest.mark.parametrize("method", ["mmr", "dpp"])
-def test_without_a_weight_the_order_stays(method: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_weight_the_order_stays(method: Method) -> None:
     fused, vectors = drawn(1)
     assert torch.equal(diversify(fused, vectors, SLATE, method, 0.0), fused.slate[:, :SLATE])
 
 
-@pytest.mark.parametrize("method", ["mmr", "dpp"])
-def test_the_more_weight_the_less_alike(method: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_the_more_weight_the_less_alike(method: Method) -> None:
     alike = []
     for weight in (0.0, 0.4, 0.9):
         total = 0.0
@@ -86,8 +91,8 @@ def test_each_place_of_a_dpp_adds_the_most_volume() -> None:
         assert found[row].tolist() == taken
 
 
-@pytest.mark.parametrize("method", ["mmr", "dpp"])
-def test_items_that_are_the_same_or_say_nothing_break_nothing(method: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_items_that_are_the_same_or_say_nothing_break_nothing(method: Method) -> None:
     fused, _ = drawn(5)
     for vectors in (torch.zeros(20, 6), torch.ones(20, 6)):
         slates = diversify(fused, vectors, SLATE, method, 0.5)
@@ -98,13 +103,13 @@ def test_places_without_an_item_are_not_taken_while_others_are_left() -> None:
     fused, vectors = drawn(6)
     short = Fused(fused.slate.clone(), fused.points.clone())
     short.slate[:, SLATE + 1 :], short.points[:, SLATE + 1 :] = -1, -torch.inf
-    for method in ("mmr", "dpp"):
+    for method in METHODS:
         assert bool((diversify(short, vectors, SLATE, method, 0.6) >= 0).all())
 
 
 def test_a_row_is_the_same_in_any_batch() -> None:
     fused, vectors = drawn(7)
-    for method in ("mmr", "dpp"):
+    for method in METHODS:
         whole = diversify(fused, vectors, SLATE, method, 0.5)
         for row in range(BATCH):
             one = Fused(fused.slate[row : row + 1], fused.points[row : row + 1])
