@@ -107,7 +107,7 @@ def test_pictures_report_session_and_checkpoints_are_there(trained: Any, files: 
     assert set(pictures) == {"learning_curve", "policies", "fusion_weights", "contributions", "conductor", "failing"}
     assert all(content.startswith(b"\x89PNG") and len(content) > 5_000 for content in pictures.values())
     report = (files / "report.html").read_text("utf-8")
-    assert trained.run_id in report and report.count("<img") == 4 and "models:/concertrl-builtin/1" in report
+    assert trained.run_id in report and report.count("<img") == 6 and "models:/concertrl-builtin/1" in report
     session = (files / "session.txt").read_text("utf-8")
     assert session.count("step ") >= 1 and "cf" in session and "sentiment" in session
     assert set(json.loads((files / "agents.json").read_text())) == set(AGENTS[:3])
