@@ -124,7 +124,9 @@ def read_conductor(stage: Stage, team: Team) -> list[Reading]:
 
 
 def _binned(name: str, facts: NDArray[np.float64], weights: NDArray[np.float64]) -> Reading:
-    order = np.array_split(np.argsort(facts, kind="stable"), BINS)
-    filled = [rows for rows in order if len(rows)]
+    # Equal values are of one level: where everybody's history is as long, there is one point and no line.
+    edges = np.unique(np.quantile(facts, np.arange(1, BINS) / BINS))
+    level = np.searchsorted(edges, facts, side="right")
+    filled = [rows for number in range(len(edges) + 1) if (rows := level == number).any()]
     levels = np.array([facts[rows].mean() for rows in filled])
     return Reading(name, levels, np.stack([weights[rows].mean(0) for rows in filled]))

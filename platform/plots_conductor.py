@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from .plots import INK, PALE, PALETTE
@@ -53,6 +54,7 @@ def failing(weights: Mapping[str, ArrayLike], usual: Mapping[str, ArrayLike]) ->
     axes.axhline(half, color=PALE, linewidth=1)
     axes.annotate("half an equal share", (1, half), (0, 3), textcoords="offset points", fontsize=8, color=PALE)
     axes.set_xlabel("step of the session", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("fusion weight of the failing agent", color=INK)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
