@@ -53,4 +53,4 @@ def test_a_failing_agents_weight_is_drawn_beside_its_usual_one() -> None:
         {"cf": [0.4, 0.1], "content": [0.3, 0.2]}, {"cf": [0.4, 0.4], "content": [0.3, 0.3]}
     )
     lines = figure.axes[0].get_lines()
-    assert [list(line.get_ydata()) for line in lines[:2]] == [[0.4, 0.1], [0.4, 0.4]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in lines[:2]] == [[0.4, 0.1], [0.4, 0.4]]
