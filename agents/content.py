@@ -1,6 +1,7 @@
 """The content tower: what the items are about, read by a transformer.
 
-    text, reviews, images  ->  features (N, m)  ->  a projection learned on likes, or principal axes  ->  (N, d)
+    text, reviews, images  --encoder, as it is or taught on likes-->  features (N, m)
+                           --a projection learned on likes, or principal axes-->  (N, d)
 
 A query is the mean over a history. An item that comes later is placed by `place`, without refitting.
 """
@@ -18,14 +19,18 @@ from ..platform.encoder import EncodeProgress, Encoder
 from ..platform.errors import InputError
 from ..platform.image_encoder import ImageEncoder
 from ..platform.logs import Logs
-from ..platform.settings import ContentSettings
+from ..platform.settings import ContentSettings, EncoderSettings
 from .contrastive import learn_projection, principal_axes
+from .encoder_tuning import tuned_encoder
 from .features import Modality, combined, read_images, read_reviews, read_text, side_by_side
 from .profiles import LONGEST, calibrated
 from .tower import History, Tower
 
 CENTRE = "centre."
 """Begins the names of the extras that hold a modality's centre."""
+
+TAUGHT = "encoder."
+"""Begins the names of the extras that hold what the encoder was taught."""
 
 
 def fit(
@@ -46,6 +51,8 @@ def fit(
     Raises:
         InputError: the dataset has neither item text nor reviews.
     """
+    if settings.layers:
+        encoder = tuned_encoder(logs, settings, encoder, max_reviews, seed, progress)
     found = _modalities(logs, settings, encoder, max_reviews, progress)
     features = combined(found, logs.num_items)
     learned = settings.projection == "learned"
@@ -59,6 +66,7 @@ def fit(
         axes = axes / vectors.square().sum(1).mean().sqrt().clamp_min(1e-6)
     extras = {f"{CENTRE}{name}": centre for name, centre in features.centres.items()}
     extras |= {"axes": axes, "unit": torch.tensor(float(learned))}
+    extras |= {f"{TAUGHT}{name}": tensor for name, tensor in encoder.learned.items()}
     draft = Tower("content", torch.zeros(logs.num_items, axes.shape[1]), "mean", extras)
     vectors = _vectors(draft, features.rows) * features.present[:, None]
     facts = {
@@ -66,7 +74,16 @@ def fit(
         "items_without_vector": f"{logs.num_items - int(features.present.sum()):,} of {logs.num_items:,}",
         "projection": "learned on what users like" if learned else "principal axes",
     }
+    if settings.layers:
+        facts["encoder"] = f"its last {settings.layers} layers taught on what is liked together"
     return calibrated(Tower("content", vectors, "mean", extras, facts), logs)
+
+
+def encoder_of(tower: Tower, settings: EncoderSettings) -> Encoder:
+    """The encoder that the tower's texts were read with, taught as it was."""
+    return Encoder(
+        settings, {name[len(TAUGHT) :]: each for name, each in tower.extras.items() if name.startswith(TAUGHT)}
+    )
 
 
 def place(tower: Tower, modalities: dict[str, Tensor]) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..platform.encoder import Encoder
 from ..platform.errors import InputError
 from ..platform.graph import Graph
+from ..platform.settings import EncoderSettings
 from . import content, knowledge
 from .features import joined_text
 from .tower import PAD, PER_ITEM, Tower
@@ -84,7 +84,7 @@ def _edges(row: Mapping[str, Any], place: int) -> tuple[tuple[str, str], ...]:
     return tuple((str(relation), str(tail)) for pair in pairs for relation, tail in [pair])
 
 
-def extended(towers: Mapping[str, Tower], new: NewItems, encoder: Encoder) -> dict[str, Tower]:
+def extended(towers: Mapping[str, Tower], new: NewItems, encoder: EncoderSettings) -> dict[str, Tower]:
     """The towers with the new items behind the known ones, in the order given."""
     placed: dict[str, Tower] = {}
     if "content" in towers and "axes" in towers["content"].extras:
@@ -95,11 +95,11 @@ def extended(towers: Mapping[str, Tower], new: NewItems, encoder: Encoder) -> di
     return {name: placed[name] if name in placed else _like(tower, near) for name, tower in towers.items()}
 
 
-def _by_text(tower: Tower, new: NewItems, encoder: Encoder) -> Tower:
+def _by_text(tower: Tower, new: NewItems, encoder: EncoderSettings) -> Tower:
     told = torch.tensor([bool(text) for text in new.texts])
     vectors = torch.zeros(len(new), tower.dim)
     if told.any():
-        rows = torch.from_numpy(encoder.encode([text for text in new.texts if text]))
+        rows = torch.from_numpy(content.encoder_of(tower, encoder).encode([text for text in new.texts if text]))
         # In a catalog without item texts the reviews' words are what a new item's words are like.
         modality = "text" if f"{content.CENTRE}text" in tower.extras else "reviews"
         vectors[told] = content.place(tower, {modality: rows})

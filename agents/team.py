@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..platform.encoder import Encoder
 from ..platform.errors import InputError
 from ..platform.settings import EncoderSettings
 from .ensemble import Ensemble, Reading, Traces
@@ -182,7 +181,7 @@ class Team:
             InputError: an id is missing, is there twice, or is in the catalog already; the encoder cannot be used.
         """
         new = read_new_items(table, self._items)
-        towers = extended(self.ensemble.towers, new, Encoder(self.encoder))
+        towers = extended(self.ensemble.towers, new, self.encoder)
         self.ensemble = Ensemble(towers, self.ensemble.fusion, self.ensemble.weights)
         catalog = self.catalog
         self.catalog = replace(

@@ -37,6 +37,9 @@ class ContentSettings(Settings):
     projection: Literal["learned", "principal"] = Field(
         default="learned", description="of the embeddings: learned on what users like, or their principal axes"
     )
+    layers: int = Field(default=0, ge=0, description="last layers of the encoder that learn what is liked together")
+    epochs: Positive = Field(default=1, description="layers: rounds of pairs")
+    pairs: Positive = Field(default=6000, description="layers: pairs of liked items read a round")
     images: str | None = Field(
         default=None, description="a transformers vision model (folder or name) that reads the items' image_path"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .cache import EmbeddingStore, cache_folder
 from .errors import InputError
@@ -44,11 +45,13 @@ _MODEL_FILES = (".json", ".txt", ".model", ".safetensors")
 class Encoder:
     """A frozen transformer, mean-pooled over the tokens of a text (Reimers and Gurevych 2019, "Sentence-BERT").
 
-    Nothing is loaded or looked for until it is needed.
+    Nothing is loaded or looked for until it is needed. `learned` are parameters of the model, by name, that were
+    taught since (`finetune_pairs.py`) and stand in the place of those in its files.
     """
 
-    def __init__(self, settings: EncoderSettings) -> None:
+    def __init__(self, settings: EncoderSettings, learned: Mapping[str, Tensor] | None = None) -> None:
         self.settings = settings
+        self.learned = dict(learned or {})
 
     @cached_property
     def folder(self) -> Path:
@@ -67,6 +70,8 @@ class Encoder:
             if path.suffix in _MODEL_FILES:
                 with path.open("rb") as file:
                     digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        for name in sorted(self.learned):
+            digest.update(name.encode() + b"\0" + self.learned[name].detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def encode(self, texts: Sequence[str], progress: EncodeProgress | None = None) -> NDArray[np.float32]:
@@ -97,6 +102,22 @@ class Encoder:
             return self._embed([])
         return np.stack([vectors[keys[text]] for text in readable])
 
+    def teach(self, model: Any) -> None:
+        """Puts what was learned in the place of the model's own parameters.
+
+        Raises:
+            InputError: it was learned on another model.
+        """
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in self.learned.items():
+                if name not in parameters or parameters[name].shape != tensor.shape:
+                    raise InputError(
+                        f'{self.folder}: has no parameter "{name}" {tuple(tensor.shape)} that the team\'s encoder was '
+                        "taught; set agents.encoder.model to the model it was taught on"
+                    )
+                parameters[name].copy_(tensor)
+
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self.fingerprint}\0{text}".encode()).digest()
 
@@ -104,6 +125,7 @@ class Encoder:
     def _loaded(self) -> tuple[Any, Any, int]:
         """The tokenizer, the model, and how many tokens of a text it reads."""
         tokenizer, model = load_model(self.folder)
+        self.teach(model)
         longest = getattr(model.config, "max_position_embeddings", None) or self.settings.max_tokens
         return tokenizer, model, min(self.settings.max_tokens, longest, tokenizer.model_max_length)
 

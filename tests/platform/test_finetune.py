@@ -8,6 +8,7 @@ import torch
 from concertrl.platform import finetune as module
 from concertrl.platform.encoder import Encoder
 from concertrl.platform.finetune import Classifier, Recipe, finetune
+from concertrl.platform.last_layers import batches_by_length, rate_at
 from concertrl.platform.settings import EncoderSettings
 
 WORDS = (("good", "lovely", "superb", "a joy"), ("bad", "dreadful", "awful", "a pain"))
@@ -100,18 +101,18 @@ def test_the_moments_are_not_kept_at_the_end(learned: tuple[Path, np.ndarray]) -
 
 def test_every_text_is_in_one_batch_with_others_of_its_length() -> None:
     lengths = np.random.default_rng(0).integers(2, 60, 1000).tolist()
-    batches = list(module._batches(lengths, 16, 3))
+    batches = list(batches_by_length(lengths, 16, 3))
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000)) and max(map(len, batches)) == 16
     assert np.mean([np.ptp([lengths[row] for row in batch]) for batch in batches]) < 8
-    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in module._batches(lengths, 16, 3)]
-    assert [batch.tolist() for batch in batches] != [batch.tolist() for batch in module._batches(lengths, 16, 4)]
+    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in batches_by_length(lengths, 16, 3)]
+    assert [batch.tolist() for batch in batches] != [batch.tolist() for batch in batches_by_length(lengths, 16, 4)]
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [module._rate(step, 100, 0.1) for step in range(100)]
+    rates = [rate_at(step, 100, 0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == 1 and 0 < rates[-1] < 0.02
     assert (np.diff(rates[:10]) > 0).all() and (np.diff(rates[10:]) < 0).all()
-    assert module._rate(0, 1, 0.1) == 1
+    assert rate_at(0, 1, 0.1) == 1
 
 
 def test_no_texts_have_no_logits(learned: tuple[Path, np.ndarray]) -> None:
