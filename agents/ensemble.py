@@ -206,10 +206,18 @@ class Ensemble:
 
     def propose(self, queries: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
         """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
-        length = min(max(self.fusion.ballot, at_least), self.num_items)
+        length = self._length(at_least)
         pairs = [best_items(query, self._columns[k], penalty, length) for k, query in enumerate(queries)]
         items, scores = zip(*pairs, strict=True)
         return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))
+
+    def nearest(self, k: int, queries: Tensor, penalty: Tensor, at_least: int = 0) -> Tensor:
+        """`(B, n)`: a ballot's length of items of tower k, the nearest in angle to queries `(B, d_k)`."""
+        angles = self._columns[k] / self._columns[k].norm(dim=0).clamp_min(1e-12)
+        return best_items(queries, angles, penalty, self._length(at_least))[0]
+
+    def _length(self, at_least: int) -> int:
+        return min(max(self.fusion.ballot, at_least), self.num_items)
 
     def weigh(self, traces: Traces, actions: Mapping[str, Tensor]) -> Tensor:
         """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts.

@@ -22,7 +22,7 @@ from ..platform.settings import Experiment, RewardSettings
 from . import session
 from .appeal import of_catalog
 from .bursar import Bursar
-from .faults import Fate, distorted, held_back, silenced
+from .faults import Fate, distorted, held_back, silenced, strayed
 from .world import World
 
 HIDDEN = 5
@@ -222,12 +222,17 @@ class BatchedEnv:
             queries = distorted(faults, queries, *where, self.ensemble.scaled)
         ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
         if faults is not None:
+            ballots = strayed(faults, ballots, queries, self.state.step, self._nearest)
             ballots = silenced(faults, ballots, self.state.step)
         weights = self.ensemble.weigh(self.traces, actions) if weights is None else weights
         slate = self.ensemble.fuse(ballots, weights, self.slate)
         paid = self._bursar.pay(self.state, ballots, weights, self._static(), slate) if self._bursar else (None, None)
         step = self._show(slate, queries, weights, ballots)
         return step if paid[0] is None else replace(step, credits=paid[0], expected=paid[1])
+
+    def _nearest(self, place: int, rows: Tensor, queries: Tensor) -> Tensor:
+        """What a failing agent's random queries `(b, d_k)` come upon, for these rows `(b,)` of the batch."""
+        return self.ensemble.nearest(place, queries, self._penalty[rows], at_least=self.slate)
 
     def _static(self) -> Tensor:
         """The team's static weights, `(B, A)`."""

@@ -3,9 +3,10 @@
     drawn      a share of the sessions has one agent that fails, from some step on    (training)
     arranged   one agent fails in every session, from a given step on                 (judging)
 
-A `silent` agent has no ballot. An `adversarial` one asks with a new random query at every step, so its ballot is a vote
-at random in its own space, as sure of itself as any. A `frozen` one plays its tower, whatever its policy says. All is a
-function of (seed, session, step), so a session fails alike in any batch.
+A `silent` agent has no ballot. An `adversarial` one asks with a new random query at every step and votes for what is
+nearest to it in angle: a vote at random, no item likelier than another, as sure of itself as any. (By inner product it
+would be a vote for what is well known, whose vectors are the longest.) A `frozen` one plays its tower, whatever its
+policy says. All is a function of (seed, session, step), so a session fails alike in any batch.
 """
 
 from __future__ import annotations
@@ -111,6 +112,27 @@ def distorted(
             noise = draws.normal(seed, session, step, NOISE + place, query.shape[1])
             asked[place] = torch.where(wild[:, None], scaled(place, noise), query)
     return asked
+
+
+def strayed(
+    faults: Faults,
+    ballots: Ballots,
+    queries: list[Tensor],
+    step: Tensor,
+    nearest: Callable[[int, Tensor, Tensor], Tensor],
+) -> Ballots:
+    """The ballots, those of adversarial agents for other items; `nearest(k, rows, queries)` gives them `(b, n)`.
+
+    The scores stay, so that such an agent is as sure of what it names as of what its query scores highest.
+    """
+    items = ballots.items
+    for place, query in enumerate(queries):
+        wild = faults.now(ADVERSARIAL, place, step)
+        if bool(wild.any()):
+            rows = wild.nonzero().squeeze(1)
+            items = items.clone() if items is ballots.items else items
+            items[rows, place] = nearest(place, rows, query[rows])
+    return Ballots(items, ballots.scores)
 
 
 def silenced(faults: Faults, ballots: Ballots, step: Tensor) -> Ballots:

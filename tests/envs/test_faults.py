@@ -46,6 +46,31 @@ def test_an_adversarial_agent_votes_at_random_and_as_surely_as_any(small_stage: 
     assert float(env.traces.steadiness[:, 0].abs().mean()) < 0.5 < float(env.traces.steadiness[:, 1].mean())
 
 
+def test_a_vote_at_random_is_as_likely_for_any_item(small_stage: Stage) -> None:
+    """By inner product the few items with the longest vectors would fill the ballots."""
+    env = BatchedEnv(small_stage, sessions=1024, seed=3, fate=arranged(0, "adversarial"))
+    sound = BatchedEnv(small_stage, sessions=1024, seed=3)
+    step = env.step({})
+    assert step.ballots is not None
+    others = sound.step({}).ballots
+    assert others is not None
+    known = env.ensemble.towers["cf"].item_vectors.norm(dim=1) > 0
+    named, usual = (
+        torch.bincount(ballots.items[:, 0].flatten(), minlength=len(known))[known].float()
+        for ballots in (step.ballots, others)
+    )
+    assert float(named.std() / named.mean()) < 0.4 < float(usual.std() / usual.mean())
+    assert bool((step.ballots.items[:, 0] >= 0).all())
+
+
+def test_a_vote_at_random_is_never_for_what_was_shown(small_stage: Stage) -> None:
+    env = BatchedEnv(small_stage, sessions=SESSIONS, seed=3, fate=arranged(0, "adversarial"))
+    first = env.step({})
+    second = env.step({})
+    assert second.ballots is not None
+    assert not (second.ballots.items[:, 0, :, None] == first.slate[:, None, :]).any()
+
+
 def test_a_frozen_agent_plays_its_tower(small_stage: Stage) -> None:
     env = BatchedEnv(small_stage, sessions=SESSIONS, seed=3, fate=arranged(0, "frozen"))
     whole = BatchedEnv(small_stage, sessions=SESSIONS, seed=3)
