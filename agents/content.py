@@ -8,6 +8,8 @@ A query is the mean over a history. An item that comes later is placed by `place
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,12 +24,15 @@ from ..platform.logs import Logs
 from ..platform.settings import ContentSettings, EncoderSettings
 from .contrastive import learn_projection, principal_axes
 from .encoder_tuning import tuned_encoder
-from .features import Modality, combined, read_images, read_reviews, read_text, side_by_side
+from .features import Modality, combined, item_text, read_images, read_reviews, read_text, side_by_side
 from .profiles import LONGEST, calibrated
 from .tower import History, Tower
 
 CENTRE = "centre."
 """Begins the names of the extras that hold a modality's centre."""
+
+QUOTED = 200
+"""Characters of an item's text that are kept to be quoted."""
 
 TAUGHT = "encoder."
 """Begins the names of the extras that hold what the encoder was taught."""
@@ -76,7 +81,14 @@ def fit(
     }
     if settings.layers:
         facts["encoder"] = f"its last {settings.layers} layers taught on what is liked together"
-    return calibrated(Tower("content", vectors, "mean", extras, facts), logs)
+    texts = tuple(quoted(item_text(logs, item)) for item in range(logs.num_items))
+    notes = {"text": texts} if any(texts) else {}
+    return calibrated(Tower("content", vectors, "mean", extras, facts, notes=notes), logs)
+
+
+def quoted(text: str) -> str:
+    """The beginning of an item's text, whole words of it."""
+    return textwrap.shorten(text, QUOTED, placeholder=" ...")
 
 
 def encoder_of(tower: Tower, settings: EncoderSettings) -> Encoder:

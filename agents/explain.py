@@ -2,11 +2,14 @@
 
 queries, weights  ->  each agent's score and rank of the item, and its part of the team's say
 history without one item at a time  ->  what that item added to the agent's score: the neighbours that speak for it
-notes  ->  what reviewers praise and blame, and what the item has in common with those neighbours in the graph
+notes  ->  what reviewers praise and blame, what is written of the item, and what it has in common with those
+           neighbours in words and in the graph
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +25,9 @@ NEIGHBOURS = 3
 
 ASPECTS = 3
 """Aspects that are told of, the most mentioned."""
+
+WORDS, LONG, COMMON = 5, 4, 0.4
+"""Words that two texts share: how many are told, of how many letters at least, in what share of all texts at most."""
 
 READ = 100
 """Items of the history that are tried, the latest."""
@@ -152,7 +158,7 @@ def _neighbours(tower: Tower, history: History, item: int) -> list[tuple[int, fl
 
 
 def _evidence(tower: Tower, item: int, because: list[tuple[int, float]], names: Names) -> tuple[str, ...]:
-    return (*_reviews(tower, item), *_paths(tower, item, because, names))
+    return (*_reviews(tower, item), *_words(tower, item, because, names), *_paths(tower, item, because, names))
 
 
 def _reviews(tower: Tower, item: int) -> list[str]:
@@ -166,6 +172,26 @@ def _reviews(tower: Tower, item: int) -> list[str]:
     if item < len(aspects) and aspects[item]:
         said += [f"reviewers on {each}" for each in aspects[item].split("; ")[:ASPECTS]]
     return said
+
+
+def _words(tower: Tower, item: int, because: list[tuple[int, float]], names: Names) -> list[str]:
+    """What is written of the item, and the words that its neighbours' texts have too, the rarest first."""
+    texts = tower.notes.get("text", ())
+    if item >= len(texts) or not texts[item]:
+        return []
+    lines, mine = [f'text: "{texts[item]}"'], _told(texts[item])
+    shared = {neighbour: mine & _told(texts[neighbour]) for neighbour, _ in because if neighbour < len(texts)}
+    wanted = set[str]().union(*shared.values())
+    spread = Counter(word for text in texts for word in wanted & _told(text)) if wanted else Counter[str]()
+    for neighbour, words in shared.items():
+        if telling := sorted(word for word in words if spread[word] <= COMMON * len(texts)):
+            rarest = sorted(telling, key=lambda word: spread[word])[:WORDS]
+            lines.append(f"shares the words {', '.join(rarest)} with {names.of(neighbour)}")
+    return lines
+
+
+def _told(text: str) -> set[str]:
+    return {word for word in re.findall(r"\w+", text.lower()) if len(word) >= LONG}
 
 
 def _paths(tower: Tower, item: int, because: list[tuple[int, float]], names: Names) -> list[str]:

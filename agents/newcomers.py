@@ -8,7 +8,7 @@ rows  ->  NewItems  ->  text embedded, edges found in the graph
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -103,7 +103,11 @@ def _by_text(tower: Tower, new: NewItems, encoder: EncoderSettings) -> Tower:
         # In a catalog without item texts the reviews' words are what a new item's words are like.
         modality = "text" if f"{content.CENTRE}text" in tower.extras else "reviews"
         vectors[told] = content.place(tower, {modality: rows})
-    return tower.with_items(vectors, {})
+    placed = tower.with_items(vectors, {})
+    if "text" not in tower.notes:
+        return placed
+    texts = (*tower.notes["text"], *(content.quoted(text) for text in new.texts))
+    return replace(placed, notes={**tower.notes, "text": texts})
 
 
 def _by_edges(tower: Tower, new: NewItems) -> Tower:

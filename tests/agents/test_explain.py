@@ -63,6 +63,24 @@ def test_the_agent_that_argues_and_the_neighbour_it_argues_from() -> None:
     assert found.score == pytest.approx(sum(each.weight * each.score for each in found.arguments))
 
 
+def test_the_text_and_the_words_it_shares_with_the_neighbours() -> None:
+    """Words that every text has tell nothing."""
+    reads = torch.zeros(6, 6)
+    reads[0, 1], reads[2, 1] = 3.0, 1.0
+    texts = ("A garden with roses", "Garden roses with rain", "Rain with snow", "War with none", "", "Peace with all")
+    content = tower("content", reads, notes={"text": texts})
+    built = team()
+    built.ensemble = Ensemble({"content": content}, FusionSettings(), torch.ones(1))
+    (case,) = built.explain(["a", "c"], "b").arguments
+    assert case.evidence == (
+        'text: "Garden roses with rain"',
+        "shares the words garden, roses with a",
+        "shares the words rain with c",
+    )
+    (silent,) = built.explain(["a"], "e").arguments
+    assert silent.evidence == ()
+
+
 def test_scores_are_those_the_team_ranks_by() -> None:
     built = team()
     order = built.recommend([["a", "c"]], k=4)[0]

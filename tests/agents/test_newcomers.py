@@ -115,6 +115,8 @@ def test_a_team_with_new_items_is_saved_and_loaded(saved: Path, encoder: Encoder
     again = load_team(tmp_path)
     assert again.recommend([SPACE], k=10) == team.recommend([SPACE], k=10)
     assert again.recommend([["new-space"]], k=5) == team.recommend([["new-space"]], k=5)
+    told = {each.agent: each.evidence for each in again.explain(SPACE, "new-space").arguments}
+    assert any(line.startswith('text: "') for line in told["content"])
     with pytest.raises(InputError, match='"new-space" is in the catalog already'):
         again.add_items(NEW)
 
