@@ -10,13 +10,13 @@ Experiment  --configure-->  BatchedPPOConfig  --build_algo-->  BatchedPPO.train(
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import ALL_MODULES
 from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import concat_samples
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -24,19 +24,21 @@ from ray.rllib.utils.metrics import (
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_MODULE_STEPS_TRAINED_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
 )
 
 from ..envs import BatchedEnv, Stage
 from ..platform.draws import derive
-from ..platform.errors import InputError
+from ..platform.errors import ConcertError, InputError
 from ..platform.settings import TrainSettings
 from .critics import Group, critic_dim, groups, spec_of
 from .learner import CREDIT_OVER, REWARD_SCALE, BatchedPPOLearner
 from .module import AgentModule
 from .runner import BatchedEnvRunner, spaces_of
+
+SILENT_S = 600.0
+"""A runner that has not answered by then is given up; Ray tells of one that died at once."""
 
 NETWORKS = 80_000
 """Parts the seeds of the agents' initial weights from all others of a run."""
@@ -49,34 +51,35 @@ class BatchedPPO(PPO):
     def get_default_config(cls) -> BatchedPPOConfig:
         return BatchedPPOConfig()
 
+    env_steps: int = 0
+    """Steps sampled over the run's whole life. RLlib's own counter starts at 0 in an algorithm that is built again."""
+
+    samples: int = 0
+    """How often each runner has sampled. A runner of another number died, and Ray started it anew behind our back."""
+
     def training_step(self) -> None:
-        """One iteration: sample, update, hand out the weights. RLlib wants None back."""
+        """One iteration: sample, update, hand out the weights. RLlib wants None back.
+
+        Raises:
+            LostError, RayError: a runner or a learner died; the iteration may have happened in part.
+        """
         # Any, since RLlib annotates these as possibly None, which they are not once the algorithm is built.
         config: Any = self.config
         runners: Any = self.env_runner_group
         learners: Any = self.learner_group
         metrics: Any = self.metrics
         with metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled: Any = synchronous_parallel_sample(
-                worker_set=runners,
-                max_env_steps=config.total_train_batch_size,
-                sample_timeout_s=config.sample_timeout_s,
-                _uses_new_env_runners=True,
-                _return_metrics=True,
-            )
-        batches, runner_results = sampled
-        if not batches:
-            return  # every runner failed; RLlib restores them before the next step
-        metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
+            sampled = self.ask_runners(_sampled, self.samples + 1)
+        batches = [batch for whole, _ in sampled for batch in whole]
+        steps = self.env_steps + sum(batch.env_steps() for batch in batches)
         with metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             results = learners.update(
                 batch=batches[0] if len(batches) == 1 else concat_samples(batches),
-                timesteps=self._lifetime_counts(),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
                 num_epochs=config.num_epochs,
                 minibatch_size=config.minibatch_size,
                 shuffle_batch_per_epoch=config.shuffle_batch_per_epoch,
             )
-            metrics.aggregate(results, key=LEARNER_RESULTS)
         with metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             runners.sync_weights(
                 from_worker_or_learner_group=learners,
@@ -85,13 +88,52 @@ class BatchedPPO(PPO):
                 # With the default of 0 a runner that has not yet acknowledged its last weights is passed over.
                 timeout_seconds=config.sample_timeout_s,
             )
+        # Last, so that an iteration that is done again is counted once.
+        metrics.aggregate([told for _, told in sampled], key=ENV_RUNNER_RESULTS)
+        metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.env_steps, self.samples = steps, self.samples + 1
 
-    def _lifetime_counts(self) -> dict[str, Any]:
-        trained = (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME)
-        return {
-            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)),
-            NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(trained, default=0),
-        }
+    def ask_runners(self, ask: Callable[[BatchedEnvRunner], Any], samples: int) -> list[Any]:
+        """What every runner answers, in their order; each must have sampled `samples` times by then.
+
+        Raises:
+            LostError: one is gone, was started anew, or failed.
+        """
+        group, wanted = cast(Any, self.env_runner_group), max(1, cast(Any, self.config).num_env_runners)
+        answers = group.foreach_env_runner(
+            partial(_answer, ask), local_env_runner=group.num_remote_workers() == 0, timeout_seconds=SILENT_S
+        )
+        if len(answers) < wanted:
+            raise LostError(f"{wanted - len(answers)} of {wanted} env runners died")
+        answers.sort(key=lambda each: each[0])
+        for number, count, answer in answers:
+            if isinstance(answer, ConcertError):
+                raise answer
+            if isinstance(answer, Exception):
+                raise LostError(f"env runner {number} failed: {type(answer).__name__}: {str(answer)[:200]}")
+            if count != samples:
+                raise LostError(f"env runner {number} died and was started anew")
+        return [answer for _, _, answer in answers]
+
+
+class LostError(Exception):
+    """A part of the algorithm died or failed; what it knew is lost."""
+
+
+def _answer(ask: Callable[[BatchedEnvRunner], Any], runner: BatchedEnvRunner) -> tuple[int, int, Any]:
+    """A runner's number, how often it has sampled, and its answer, which may be an error."""
+    try:
+        answer = ask(runner)
+    except Exception as error:  # RLlib would keep it to itself
+        if runner.config.num_env_runners == 0:
+            raise
+        answer = error if isinstance(error, ConcertError) else LostError(f"{type(error).__name__}: {error}")
+    return runner.worker_index, runner.samples, answer
+
+
+def _sampled(runner: BatchedEnvRunner) -> tuple[Any, Any]:
+    """A runner's batches and metrics."""
+    return runner.sample(), runner.get_metrics()
 
 
 class BatchedPPOConfig(PPOConfig):
@@ -104,8 +146,9 @@ class BatchedPPOConfig(PPOConfig):
             # With the default of 1, of two set_state calls in a row (build, then restore) the second may be dropped.
             max_requests_in_flight_per_env_runner=4,
         )
-        # An exception in sample() otherwise holds up the whole algorithm for a minute.
+        # Ray starts a runner that died anew; the trainer puts it where it was (survival.py).
         self.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0.0)
+        self.env_runners(sample_timeout_s=SILENT_S)
         self.learners(add_default_connectors_to_learner_pipeline=False)
 
     def get_default_learner_class(self) -> type[BatchedPPOLearner]:
@@ -123,7 +166,7 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
         raise InputError("train.frozen: every agent of the team is frozen, so nobody learns; leave one out")
     specs = {group.name: _network(stage, group) for group in learning}
     config: Any = BatchedPPOConfig()
-    # Without the tracking settings: checkpoints keep this config, and the tracking URI may hold a password.
+    # Without the tracking settings: they are nothing to runners, and the tracking URI may hold a password.
     played = experiment.model_dump(mode="json", exclude={"tracking"})
     config.environment(env_config={"experiment": played, "spaces": spaces_of(probe, learning)})
     config.env_runners(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import gymnasium as gym
 import numpy as np
 import torch
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
 from ..envs import BatchedEnv
@@ -55,3 +56,13 @@ class Store:
                 for name, value in first.items()
             }
         return merged
+
+
+def as_batch(columns: Mapping[str, Mapping[str, Tensor]], env_steps: int) -> MultiAgentBatch:
+    """What RLlib hands from runners to learners, from `{network: columns (B, T, ...)}`."""
+    # numpy, so that Ray's object store hands the columns on without a copy
+    batches = {
+        network: SampleBatch({name: column.cpu().numpy() for name, column in store.items()})
+        for network, store in columns.items()
+    }
+    return MultiAgentBatch(batches, env_steps=env_steps)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor
 
 from ..platform.advantage import generalised_advantages
+from ..platform.draws import derive
 from .critics import CREDITS, SEEN, SEEN_NEXT
 
 KEPT = (Columns.OBS, SEEN, Columns.ACTIONS, Columns.ACTION_LOGP, Columns.ACTION_DIST_INPUTS)
@@ -22,6 +26,9 @@ REWARD_SCALE = "reward_scale"
 
 CREDIT_OVER = "credit_over"
 """Another: whether an agent's own part counts in the step it acts in or in all from there on (`reward.credit_over`)."""
+
+SHUFFLE = 90_000
+"""Parts the seeds of the orders of minibatches from all others of a run."""
 
 
 class BatchedPPOLearner(PPOTorchLearner):
@@ -35,6 +42,41 @@ class BatchedPPOLearner(PPOTorchLearner):
     """
 
     config: Any
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().before_gradient_based_update(timesteps=timesteps)
+        # RLlib shuffles by numpy's global generator, which would go on differently in a process that was started anew.
+        step = int(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        np.random.seed(derive(self.config.seed or 0, SHUFFLE, step) % 2**32)
+
+    def kept(self) -> tuple[dict[str, Tensor], int]:
+        """All that the next update depends on: weights and optimisers as tensors by name, and the updates so far."""
+        kept: dict[str, Tensor] = {}
+        modules: Any = self.module
+        for network in modules.keys():  # noqa: SIM118 - RLlib's module of modules does not iterate over its keys
+            weights = modules[network].unwrapped().state_dict()
+            kept |= {f"weights/{network}/{name}": value for name, value in weights.items()}
+        for optimiser, torchs in self._named_optimizers.items():
+            for number, slots in torchs.state_dict()["state"].items():
+                kept |= {f"optimiser/{optimiser}/{number}/{slot}": value for slot, value in slots.items()}
+        return {name: value.detach().cpu().clone() for name, value in kept.items()}, self._weights_seq_no
+
+    def take(self, kept: Mapping[str, Tensor], updates: int) -> None:
+        """Goes on from what `kept` gave; learning rates and the like stay those of this learner's own settings.
+
+        Raises:
+            KeyError, RuntimeError: it is of other networks.
+        """
+        modules: Any = self.module
+        for network in modules.keys():  # noqa: SIM118
+            modules[network].unwrapped().load_state_dict(part(kept, f"weights/{network}/"))
+        for optimiser, torchs in self._named_optimizers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in part(kept, f"optimiser/{optimiser}/").items():
+                number, _, slot = name.partition("/")
+                state.setdefault(int(number), {})[slot] = value.clone()
+            torchs.load_state_dict({"state": state, "param_groups": torchs.state_dict()["param_groups"]})
+        self._weights_seq_no = updates
 
     @torch.no_grad()
     def _make_batch_if_necessary(self, training_data: Any) -> MultiAgentBatch:
@@ -76,3 +118,8 @@ class BatchedPPOLearner(PPOTorchLearner):
         apart[:, -1] = True
         following[apart] = module.compute_values({now: columns[after][apart]})
         return values, following
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -19,7 +19,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
-from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     NUM_AGENT_STEPS_SAMPLED,
@@ -36,8 +36,9 @@ from ..envs import BatchedEnv, Step, prepare
 from ..envs.faults import drawn
 from ..platform.draws import derive
 from ..platform.settings import Experiment
-from .columns import Store, spaces_of
+from .columns import Store, as_batch, spaces_of
 from .critics import CREDITS, SEEN, SEEN_NEXT, groups, seen_by_critics
+from .learner import part
 
 SESSIONS, EXPLORATION = 1, 2
 """Streams of a runner's seeds."""
@@ -45,7 +46,7 @@ SESSIONS, EXPLORATION = 1, 2
 SESSION_SUMS = ("session_return_sum", "session_length_sum", "session_clicks_sum")
 """Names of the metrics that add up the sessions that ended in a sample; `num_episodes` counts them."""
 
-FUSION_WEIGHT = "fusion_weight"
+FUSION_WEIGHT = "fusion_weight"  # another sum, over sessions and steps
 
 LOG_TAU = math.log(2.0 * math.pi)
 
@@ -67,7 +68,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self.spaces = kwargs.get("spaces") or {}
         self._weights_seq_no = 0
-        self._samples = 0
+        self.samples = 0
         self.env = None  # a BatchedEnv, where this runner steps one
         # The local runner has no env of its own to step where there are remote ones.
         if self.worker_index != 0 or self.config.num_env_runners == 0:
@@ -97,7 +98,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     def _start_over(self) -> None:
         assert self.env is not None
         # Every fresh start plays sessions that were not played before.
-        self._observations = self.env.reset(first=self._samples << 32)
+        self._observations = self.env.reset(first=self.samples << 32)
         self._tally = torch.zeros(3, self.num_envs, device=self.device)
 
     def get_spaces(self) -> dict[str, Any]:
@@ -107,8 +108,8 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
 
     def make_module(self) -> None:
         spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
-        for part in spec.rl_module_specs.values():
-            part.inference_only = True  # RLlib does not hand the flag down to specs given one by one
+        for each in spec.rl_module_specs.values():
+            each.inference_only = True  # RLlib does not hand the flag down to specs given one by one
         self.module = spec.build()
         # forward_* switch to eval mode and back; staying there saves a walk over the modules at every step.
         self.module.foreach_module(lambda _, module: module.to(getattr(self, "device", "cpu")).eval())
@@ -139,15 +140,15 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         steps = self._fragment(num_timesteps, num_episodes)
         if force_reset or num_episodes is not None:
             self._start_over()
-        noise = torch.Generator(device=self.device).manual_seed(derive(self.seed, EXPLORATION, self._samples))
-        self._samples += 1
+        noise = torch.Generator(device=self.device).manual_seed(derive(self.seed, EXPLORATION, self.samples))
+        self.samples += 1
         self._ended: list[Tensor] = []
         self._weighed = torch.zeros(len(self.env.recommenders), device=self.device)
         with self.metrics.log_time(SAMPLE_TIMER):
             columns = self._collect(steps, noise if explore else None, random_actions)
         self._log_sessions(steps)
         self._log_steps(steps * self.num_envs)
-        return [self._as_batch(columns, steps)]
+        return [as_batch(columns, self.num_envs * steps)]
 
     def _fragment(self, num_timesteps: int | None, num_episodes: int | None) -> int:
         if num_episodes is not None:
@@ -204,14 +205,6 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         logp = -(0.5 * (drawn.square() + LOG_TAU) + log_std).sum(1)
         return mean + log_std.exp() * drawn, logp
 
-    def _as_batch(self, columns: dict[str, dict[str, Tensor]], steps: int) -> MultiAgentBatch:
-        # numpy, so that Ray's object store hands the columns on without a copy
-        batches = {
-            agent: SampleBatch({name: column.cpu().numpy() for name, column in store.items()})
-            for agent, store in columns.items()
-        }
-        return MultiAgentBatch(batches, env_steps=self.num_envs * steps)
-
     # --- metrics
 
     def _count(self, step: Step) -> None:
@@ -226,8 +219,9 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
     def _log_sessions(self, steps: int) -> None:
         """Once a sample, so that every session that ended in it counts alike, and a GPU is waited for once."""
         log = self.metrics.log_value
-        for agent, weight in zip(self.env.recommenders, (self._weighed / steps).tolist(), strict=True):
-            log((FUSION_WEIGHT, agent), weight, reduce="mean", window=20)
+        # A sum, since a mean over a window would remember what a resumed run has not seen.
+        for agent, weight in zip(self.env.recommenders, (self._weighed * self.num_envs).tolist(), strict=True):
+            log((FUSION_WEIGHT, agent), weight, reduce="sum")
         ended = torch.cat([torch.empty(3, 0, device=self.device), *self._ended], dim=1)
         log(NUM_EPISODES, ended.shape[1], reduce="sum")
         log(NUM_EPISODES_LIFETIME, ended.shape[1], reduce="lifetime_sum")
@@ -245,6 +239,27 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         return self.metrics.reduce()
 
     # --- state
+
+    def kept(self) -> dict[str, Tensor]:
+        """Where the sessions stand: what, with the weights, the next sample is a function of."""
+        return {"tally": self._tally.cpu().clone(), **{f"env.{name}": v.cpu() for name, v in self.env.kept().items()}}
+
+    def take(
+        self, weights: dict[str, Tensor], updates: int, sessions: dict[int, dict[str, Tensor]] | None, samples: int
+    ) -> None:
+        """Goes on after `samples`, with a learner's weights after `updates`, and with what `kept` gave of each runner.
+
+        Without any sessions, such begin as no runner of this number played before.
+        """
+        for network in self.module.keys():  # noqa: SIM118 - RLlib's module of modules does not iterate over its keys
+            self.module[network].policy.load_state_dict(part(weights, f"{network}/policy."))
+        self._weights_seq_no, self.samples = updates, samples
+        if sessions is None:
+            self._start_over()
+            return
+        mine = sessions[self.worker_index]
+        self._tally = mine["tally"].to(self.device, copy=True)
+        self._observations = self.env.resume(part(mine, "env."))
 
     def get_state(
         self,

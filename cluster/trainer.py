@@ -2,7 +2,7 @@
 
 Stage  ->  Trainer  --iterate-->  metrics, plain numbers by name
                     --team----->  the team, for judging and serving
-                    --save----->  a checkpoint folder
+                    --save----->  a checkpoint folder  --restore-->  the same, to the last bit
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
@@ -18,10 +18,12 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 from ..agents.policy import Policy
 from ..agents.team import Catalog, Team, hash_user
 from ..envs import Stage
-from ..platform.errors import ConcertError
-from .algorithms import ALGORITHMS
+from ..platform.checkpoint import Checkpoint, Tell, read_checkpoint, write_checkpoint
+from ..platform.errors import ConcertError, InputError
+from .algorithms import ALGORITHMS, BatchedPPO
 from .critics import groups, spec_of, unshared
 from .runner import FUSION_WEIGHT, SESSION_SUMS
+from .survival import capture, dismantle, lost, recover, reinstate
 
 POLICY = "policy."
 
@@ -39,32 +41,57 @@ OF_AGENT = {
 class Trainer:
     """Trains one team. Needs a Ray session (`ray_session`).
 
+    A runner or learner that dies takes nothing with it: another takes its place, all go back to the end of the last
+    iteration, which is kept in memory, and do the iteration again, to the same numbers.
+
     Args:
         stage: what `envs.prepare` gives.
+        tell: told, in a line, of each part that died.
+
+    Attributes:
+        iteration, env_steps: done so far, over the run's whole life.
+        recoveries: how often something died and was brought back.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.env_steps = 0
-        self._algorithm = ALGORITHMS[stage.experiment.train.algorithm](stage).build_algo()
+    def __init__(self, stage: Stage, tell: Tell = lambda line: None) -> None:
+        self.stage, self._tell = stage, tell
+        self.iteration, self.env_steps, self.recoveries = 0, 0, 0
+        self._kept: Checkpoint | None = None
+        self._algorithm = self._built()
 
     def iterate(self) -> dict[str, float]:
         """One iteration: sample, learn, hand out the weights.
 
         Returns:
-            Metrics by name: `team/...`, `agent/<name>/...`, `throughput/...`.
+            Metrics by name: `team/...`, `agent/<name>/...`, `throughput/...`. All but the last are a function of the
+            experiment and the count of runners and learners.
 
         Raises:
-            ConcertError: no session was sampled, or a loss is not finite.
+            ConcertError: a loss is not finite, or parts died again and again (`cluster.retries`).
         """
+        cluster, reason = self.stage.experiment.cluster, None
+        for retry in range(cluster.retries + 1):
+            try:
+                if retry:
+                    self._recover(anew=retry > 1)
+                metrics = self._iterated()
+                self._kept = self._now() if cluster.num_env_runners or cluster.num_learners else None
+                return metrics
+            except Exception as error:
+                reason = lost(error, self._algorithm)
+                if reason is None:
+                    raise
+                ending = "it is done again" if retry < cluster.retries else "given up, see cluster.retries"
+                self._tell(f"iteration {self.iteration + 1}: {reason}; {ending}")
+        raise ConcertError(f"iteration {self.iteration + 1}: {reason}; resume the run, or see the Ray logs")
+
+    def _iterated(self) -> dict[str, float]:
         result = self._algorithm.train()
-        before, self.env_steps = self.env_steps, int(result["num_env_steps_sampled_lifetime"])
-        if self.env_steps == before:
-            raise ConcertError("no env runner sampled anything in this iteration; see the Ray logs of the runners")
+        before, now = self.env_steps, self._algorithm.env_steps
         metrics = {
             **_team_metrics(result[ENV_RUNNER_RESULTS]),
-            **_agent_metrics(result),
-            **_throughput(result, self.env_steps - before),
+            **_agent_metrics(result, now - before),
+            **_throughput(result, now - before),
         }
         if "team/return" in metrics:
             # The reward is the team's, so every agent is paid the same.
@@ -72,7 +99,65 @@ class Trainer:
         broken = [name for name, value in metrics.items() if name.endswith("/loss") and not math.isfinite(value)]
         if broken:
             raise ConcertError(f"{broken[0]} is not finite; lower train.learning_rate, or raise train.minibatch")
+        self.env_steps, self.iteration = now, self.iteration + 1
         return metrics
+
+    def _built(self) -> BatchedPPO:
+        return cast(BatchedPPO, ALGORITHMS[self.stage.experiment.train.algorithm](self.stage).build_algo())
+
+    def _recover(self, *, anew: bool) -> None:
+        """Brings what died back, or builds all of it anew, and goes back to the end of the last iteration."""
+        self.recoveries += 1
+        if anew or self._kept is None:
+            dismantle(self._algorithm)
+            self._algorithm = self._built()
+        else:
+            recover(self._algorithm)
+        if self._kept is not None:
+            self._go_back(self._kept)
+
+    def _now(self) -> Checkpoint:
+        tensors, counts = capture(self._algorithm)
+        return Checkpoint(tensors, {**counts, "iteration": self.iteration})
+
+    def _go_back(self, kept: Checkpoint) -> None:
+        reinstate(self._algorithm, kept.tensors, kept.words)
+        self.iteration, self.env_steps = kept.words["iteration"], kept.words["env_steps"]
+
+    def save(self, folder: Path, more: Mapping[str, Any] | None = None, **about: float) -> None:
+        """Writes all that the next iterations depend on, as `platform.checkpoint` does.
+
+        Args:
+            folder: of the checkpoint; what is there is replaced.
+            more: what else to keep, as JSON.
+            about: `score`, where there is one, by which the best are kept.
+
+        Raises:
+            OSError: the disk is full, or cannot be written; nothing is left of the attempt.
+        """
+        kept = self._kept or self._now()
+        words = {**kept.words, "more": dict(more or {})}
+        write_checkpoint(folder, Checkpoint(kept.tensors, words, {"iteration": self.iteration, **about}))
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from a checkpoint, to the last bit where the experiment has as many runners and sessions as its.
+
+        Learning rates and all other settings are those of this trainer's experiment. With another count of runners or
+        sessions, users come who were in no session yet.
+
+        Raises:
+            InputError: it cannot be read, or is of other networks.
+        """
+        self.resume(read_checkpoint(folder), str(folder))
+
+    def resume(self, kept: Checkpoint, name: str = "checkpoint") -> None:
+        """Goes on from a checkpoint that was read; see `restore`."""
+        try:
+            self._go_back(kept)
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"{name}: of a team with other networks ({reason}); give its own experiment") from None
+        self._kept = kept
 
     def team(self) -> Team:
         """The team with the weights it has now."""
@@ -87,13 +172,9 @@ class Trainer:
                 policies[agent] = unshared(learned.eval(), group, agent, ensemble.policy_spec(agent, train))
         return untrained_team(self.stage, policies)
 
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint of the whole algorithm: weights, optimisers, counters."""
-        self._algorithm.save_to_path(str(folder.resolve()))
-
     def stop(self) -> None:
         """Ends the env runners and learners."""
-        self._algorithm.stop()
+        dismantle(self._algorithm)
 
     def __enter__(self) -> Trainer:
         return self
@@ -130,14 +211,14 @@ def _team_metrics(runner: Mapping[str, Any]) -> dict[str, float]:
     return {ours: float(runner[theirs]) / ended for ours, theirs in zip(names, SESSION_SUMS, strict=True)}
 
 
-def _agent_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+def _agent_metrics(result: Mapping[str, Any], steps: int) -> dict[str, float]:
     metrics = {}
     for agent, values in result[LEARNER_RESULTS].items():
         for theirs, ours in OF_AGENT.items():
             if theirs in values:
                 metrics[f"agent/{agent}/{ours}"] = float(values[theirs])
     for agent, weight in result[ENV_RUNNER_RESULTS].get(FUSION_WEIGHT, {}).items():
-        metrics[f"agent/{agent}/fusion_weight"] = float(weight)
+        metrics[f"agent/{agent}/fusion_weight"] = float(weight) / steps
     return metrics
 
 

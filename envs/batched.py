@@ -174,6 +174,21 @@ class BatchedEnv:
             self.reading = self.stage.reading.rows(self.state.user)
         return self.observe()
 
+    def kept(self) -> dict[str, Tensor]:
+        """Where the sessions stand, as tensors by name: what `resume` goes on from, to the last bit."""
+        state = {f"state.{name}": value.clone() for name, value in vars(self.state).items()}
+        traces = {f"traces.{name}": value.clone() for name, value in vars(self.traces).items()}
+        return {**state, **traces, "shown": self._penalty != 0}
+
+    def resume(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Goes on with the sessions as `kept` has them. Returns their observations."""
+        here = {name: value.to(self.device) for name, value in kept.items()}
+        self.state = session.State(**{name: here[f"state.{name}"] for name in vars(self.state)})
+        self.traces = type(self.traces)(**{name: here[f"traces.{name}"] for name in vars(self.traces)})
+        self._penalty = torch.zeros_like(self._penalty).masked_fill_(here["shown"], MASK)
+        self.reading = self.stage.reading.rows(self.state.user)
+        return self.observe()
+
     def _begun(self, numbers: Tensor) -> session.State:
         return session.begin(self.world, self.users, self.seed, numbers, self._spread)
 

@@ -140,7 +140,7 @@ def _learn(trainer: Trainer, judge: Judge, scores: Mapping[str, Score], run: Run
                 f"iteration {iteration}/{total}: return {look[0]:.2f} (best static {best:.2f}), {rate:,.0f} env steps/s"
             )
         run.log_metrics({**metrics, "iteration": iteration}, trainer.env_steps)
-        if iteration % settings.train.checkpoint_every == 0 or iteration == total:
+        if iteration % settings.train.checkpoint.every == 0 or iteration == total:
             _checkpoint(trainer, run, iteration)
     return history
 

@@ -23,6 +23,7 @@ from .agent_settings import (
     SequenceSettings,
     TaskWeights,
 )
+from .checkpoint_settings import CheckpointSettings
 from .errors import suggestion
 from .settings_base import Fraction, NonNegative, Positive, Settings
 
@@ -30,6 +31,7 @@ __all__ = [
     "RECOMMENDERS",
     "TEAM",
     "AgentsSettings",
+    "CheckpointSettings",
     "ClusterSettings",
     "CollaborativeSettings",
     "ContentSettings",
@@ -174,7 +176,7 @@ class TrainSettings(Settings):
     faults: Fraction = Field(
         default=0.3, description="share of the training sessions in which one agent falls silent or votes at random"
     )
-    checkpoint_every: Positive = 40
+    checkpoint: CheckpointSettings = CheckpointSettings()
 
 
 class EvaluateSettings(Settings):
@@ -194,6 +196,9 @@ class ClusterSettings(Settings):
     num_gpus_per_fit: NonNegative = 0.0
     torch_threads: Positive = Field(default=1, description="of the driver; a busy neighbour makes more than one slower")
     address: str | None = Field(default=None, description="of a running Ray cluster; default: one of our own")
+    retries: int = Field(
+        default=3, ge=0, description="times in a row that the run goes on by itself after a part of the cluster died"
+    )
 
 
 class TrackingSettings(Settings):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,17 +111,6 @@ def test_an_untrained_team_recommends_as_the_towers_do(local: Trainer) -> None:
     assert local.team().recommend(users) == untrained_team(stage).recommend(users)
     local.iterate()
     assert local.team().recommend(users) != untrained_team(stage).recommend(users)
-
-
-def test_a_checkpoint_brings_back_learner_and_runners(local: Trainer, tmp_path: Path) -> None:
-    algorithm: Any = local._algorithm
-    local.iterate()
-    local.save(tmp_path / "checkpoint")
-    kept = weights_of_team(local)
-    local.iterate()
-    assert not equal(kept, weights_of_team(local))
-    algorithm.restore_from_path(str(tmp_path / "checkpoint"))
-    assert equal(kept, weights_of_team(local)) and equal(kept, weights_of(algorithm.env_runner))
 
 
 def test_a_loss_that_is_not_finite_ends_training_in_one_line(stage_under: StageUnder, ray_cluster: None) -> None:
