@@ -17,6 +17,7 @@ import click
 
 from . import __version__
 from .experiments.benchmark_verbs import fusing, fusion
+from .experiments.job_verbs import JOB_VERBS
 from .experiments.verbs import JSON, evaluate, reported
 from .platform.destination import local_uri, redact
 from .platform.errors import ConcertError, InputError
@@ -145,6 +146,8 @@ def train(experiment: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 main.add_command(evaluate)
+for verb in JOB_VERBS:
+    main.add_command(verb)
 
 
 @main.group()

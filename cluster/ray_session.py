@@ -60,7 +60,8 @@ def _own(settings: ClusterSettings) -> Iterator[None]:
         try:
             # Processes that wait for each other may be more than the cores.
             cores = max(os.cpu_count() or 1, int(wanted))
-            _start(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
+            # "local", since without an address Ray would join whatever cluster runs on this machine.
+            _start(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
         except (OSError, RuntimeError, ValueError) as error:
             raise ConcertError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
         yield

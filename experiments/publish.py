@@ -18,6 +18,7 @@ from .. import __version__
 from ..agents import serving_path
 from ..agents.ensemble import CONDUCTOR
 from ..agents.team import Team
+from ..cluster.inside_job import run_tags
 from ..envs import BatchedEnv, Stage
 from ..envs.render import session_start, step_text
 from ..platform import plots, plots_conductor
@@ -78,6 +79,7 @@ def tags(stage: Stage) -> dict[str, str]:
         "concertrl.algorithm": experiment.train.algorithm,
         "concertrl.data": str(stage.data["digest"])[:16],
         "concertrl.seed": str(experiment.seed),
+        **run_tags(),
     }
 
 

@@ -195,6 +195,10 @@ class ClusterSettings(Settings):
     num_cpus_per_fit: NonNegative = Field(default=1.0, description="of a tower fitted on the cluster at `address`")
     num_gpus_per_fit: NonNegative = 0.0
     torch_threads: Positive = Field(default=1, description="of the driver; a busy neighbour makes more than one slower")
+    num_cpus_driver: NonNegative = Field(
+        default=0.0, description="of a submitted job's driver; 0 and no GPU: it runs on the head node, nothing reserved"
+    )
+    num_gpus_driver: NonNegative = Field(default=0.0, description="where it learns itself (num_learners=0) on a GPU")
     address: str | None = Field(default=None, description="of a running Ray cluster; default: one of our own")
     retries: int = Field(
         default=3, ge=0, description="times in a row that the run goes on by itself after a part of the cluster died"

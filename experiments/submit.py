@@ -1,0 +1,116 @@
+"""From what was typed to a job on its way.
+
+words  ->  experiment, validated here  ->  tracking that outlives the job  ->  parcel  ->  Ray's dashboard
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..cluster.inside_job import CODE, COMMAND, NAME
+from ..cluster.jobs import Jobs, new_job_id
+from ..cluster.parcel import ENTRYPOINT, JobOrder, check_source, pack, requirements, within
+from ..platform.code_version import code_version
+from ..platform.destination import redact
+from ..platform.errors import InputError
+from ..platform.experiment import load_experiment
+from ..platform.settings import Experiment
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run that is to become a job. `workspace` is the folder that it is sent from."""
+
+    experiment: Experiment
+    command: str
+    workspace: Path
+    env: str
+    ship_data: bool
+    job: JobOrder
+
+
+def read_order(source: str, overrides: tuple[str, ...], *, env: str, ship_data: bool, as_json: bool) -> Order:
+    """What was typed, as a run.
+
+    Raises:
+        InputError: the experiment cannot be used, or its file lies outside the workspace.
+    """
+    if "=" in source:  # no experiment named: the first word is an override
+        source, overrides = "builtin", (source, *overrides)
+    workspace = Path.cwd()
+    check_source(source, workspace)
+    words = [word for word in (source, *overrides) if "tracking.uri" not in word]
+    command = redact(shlex.join(["concertrl", "submit", *words]))
+    experiment = load_experiment(source, overrides)
+    return Order(experiment, command, workspace, env, ship_data, JobOrder(as_json=as_json))
+
+
+def write(order: Order, folder: Path, address: str) -> str:
+    """Packs what would be sent, and gives the command that sends it."""
+    pack(order.experiment, order.job, folder, order.workspace, ship_data=order.ship_data)
+    environment = _environment(order, metadata.version("ray"))
+    more = ["--runtime-env-json", json.dumps(environment)] if environment else []
+    more += ["--metadata-json", json.dumps(_metadata(order))]
+    words = ["ray", "job", "submit", "--address", address, "--working-dir", str(folder), *more, "--"]
+    return f"{shlex.join(words)} {ENTRYPOINT}"
+
+
+def send(order: Order, jobs: Jobs, say: Callable[[str], None]) -> str:
+    """Packs and submits the run; gives the job's id.
+
+    Raises:
+        InputError: a path of the experiment cannot be sent, or the run would be lost with the job.
+        ConcertError: the cluster did not take it.
+    """
+    order = _tracked(order, jobs)
+    job, cluster = new_job_id(order.experiment.name), order.experiment.cluster
+    needs = {"entrypoint_num_cpus": cluster.num_cpus_driver, "entrypoint_num_gpus": cluster.num_gpus_driver}
+    with tempfile.TemporaryDirectory(prefix="concertrl-job-") as place:
+        folder = Path(place) / "job"
+        pack(order.experiment, order.job, folder, order.workspace, ship_data=order.ship_data)
+        jobs.submit(
+            folder,
+            job=job,
+            metadata=_metadata(order),
+            runtime_env=_environment(order, jobs.dashboard.ray_version),
+            **{name: value for name, value in needs.items() if value},
+        )
+    say(f"job {job} at {jobs.address}")
+    return job
+
+
+def _metadata(order: Order) -> dict[str, str]:
+    return {NAME: order.experiment.name, COMMAND: order.command, CODE: code_version()}
+
+
+def _environment(order: Order, ray_version: str) -> dict[str, Any]:
+    return {} if order.env == "installed" else {order.env: requirements(ray_version)}
+
+
+def _tracked(order: Order, jobs: Jobs) -> Order:
+    """The run with a tracking folder that is here, where the cluster is this machine.
+
+    Elsewhere a folder of its own is no place for a run: the job's folder is deleted, and its machine may be.
+    """
+    tracking = order.experiment.tracking
+    if Path(tracking.folder).is_absolute():
+        return order
+    here = within(tracking.folder, order.workspace, "tracking.folder")
+    if jobs.dashboard.nodes[0].host == socket.gethostname():
+        tracking = tracking.model_copy(update={"folder": str(here)})
+        experiment = order.experiment.model_copy(update={"tracking": tracking})
+        return replace(order, experiment=experiment)
+    if tracking.uri is None:
+        raise InputError(
+            "tracking.uri: name the MLflow server, such as tracking.uri=http://HOST:5000, or give an absolute "
+            "tracking.folder that outlives the cluster's machines"
+        )
+    return order
