@@ -18,6 +18,7 @@ import click
 from . import __version__
 from .experiments.benchmark_verbs import fusing, fusion
 from .experiments.job_verbs import JOB_VERBS
+from .experiments.sweep_verbs import sweep
 from .experiments.verbs import JSON, evaluate, reported
 from .platform.destination import local_uri, redact
 from .platform.errors import ConcertError, InputError
@@ -53,6 +54,7 @@ def main() -> None:
     concertrl train                                  the default team on the built-in world
     concertrl ingest movielens PATH --out data/ml    logs into a dataset
     concertrl train movielens dataset=data/ml        a team from that dataset
+    concertrl sweep movielens dataset=data/ml        the best of twelve
     concertrl ui                                     look at the runs
     """
 
@@ -148,6 +150,7 @@ def train(experiment: str, overrides: tuple[str, ...], as_json: bool) -> None:
 main.add_command(evaluate)
 for verb in JOB_VERBS:
     main.add_command(verb)
+main.add_command(sweep)
 
 
 @main.group()

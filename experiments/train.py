@@ -100,7 +100,7 @@ def train(
         narrator.say("judging the trained team")
         scores["team"] = judge.score(team_act(team))
         rows = table(scores)
-        lost = _ablate(team, judge, scores["team"])
+        lost = lost_without(team, judge, scores["team"])
         losses = ablate(stage, team)
         seconds = time.monotonic() - started
         story = publish.Story(stage, team, judge, scores, rows, history, lost, losses, seconds, env_steps, command)
@@ -151,7 +151,7 @@ def _checkpoint(trainer: Trainer, run: Run, iteration: int) -> None:
     run.log_folder(folder, f"checkpoints/{folder.name}")
 
 
-def _ablate(team: Team, judge: Judge, whole: Score) -> dict[str, tuple[float, float, float]]:
+def lost_without(team: Team, judge: Judge, whole: Score) -> dict[str, tuple[float, float, float]]:
     """Return lost without each agent: mean, low, high. Empty for a team of one."""
     names = judge.stage.ensemble.recommenders
     if len(names) < 2:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,13 @@ _PACKAGE = __name__.partition(".")[0]
 
 def packaged_experiments() -> list[str]:
     """Names of the experiments that come with the package."""
-    folder = resources.files(_PACKAGE) / "experiments" / "configs"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return packaged("configs")
+
+
+def packaged(folder: str) -> list[str]:
+    """Names of the YAML files that come with the package in a folder of `experiments/`."""
+    entries = (resources.files(_PACKAGE) / "experiments" / folder).iterdir()
+    return sorted(Path(entry.name).stem for entry in entries if entry.name.endswith(".yaml"))
 
 
 def load_experiment(source: str | Path = "builtin", overrides: Iterable[str] = ()) -> Experiment:
@@ -42,14 +47,23 @@ def load_experiment(source: str | Path = "builtin", overrides: Iterable[str] = (
     Raises:
         InputError: the file, a key or a value cannot be used; the message names it and the way out.
     """
-    text, origin = _read(str(source))
-    data = _parse(text, origin)
+    data, origin = read_plain(str(source), "configs", "experiment")
     for word in overrides:
-        _apply(data, word)
+        apply_override(data, word)
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
         raise InputError(_explain(error, origin)) from None
+
+
+def read_plain(source: str, folder: str, what: str) -> tuple[dict[str, Any], str]:
+    """The plain values of a packaged name or a YAML path, and where they come from, for messages.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    text, origin = _read(source, folder, what)
+    return _parse(text, origin, what), origin
 
 
 def override(experiment: Experiment, words: Iterable[str]) -> Experiment:
@@ -60,7 +74,22 @@ def override(experiment: Experiment, words: Iterable[str]) -> Experiment:
     """
     data = experiment.model_dump(mode="json")
     for word in words:
-        _apply(data, word)
+        apply_override(data, word)
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(error, experiment.name)) from None
+
+
+def changed(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """The experiment with plain values in place of those at dotted paths.
+
+    Raises:
+        InputError: a key or a value cannot be used.
+    """
+    data = experiment.model_dump(mode="json")
+    for key, value in values.items():
+        _put(data, key, value, key)
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
@@ -72,57 +101,70 @@ def resolved_yaml(experiment: Experiment) -> str:
     return yaml.safe_dump(json.loads(experiment.model_dump_json()), sort_keys=False)
 
 
-def _read(source: str) -> tuple[str, str]:
-    if source in packaged_experiments():
-        entry = resources.files(_PACKAGE) / "experiments" / "configs" / f"{source}.yaml"
+def _read(source: str, folder: str, what: str) -> tuple[str, str]:
+    known = packaged(folder)
+    if source in known:
+        entry = resources.files(_PACKAGE) / "experiments" / folder / f"{source}.yaml"
         return entry.read_text("utf-8"), source
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
-        known = packaged_experiments()
         hint = suggestion(source, known)
         raise InputError(
-            f'no experiment "{source}"{hint} (packaged: {", ".join(known)}; or give a path that ends in .yaml)'
+            f'no {what} "{source}"{hint} (packaged: {", ".join(known)}; or give a path that ends in .yaml)'
         )
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: {path.stat().st_size:,} bytes is no experiment; at most {MAX_BYTES:,} are read")
+            raise InputError(f"{path}: {path.stat().st_size:,} bytes is no {what}; at most {MAX_BYTES:,} are read")
         return path.read_text("utf-8"), str(path)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; packaged experiments: {', '.join(packaged_experiments())}") from None
+        raise InputError(f"{path}: no such file; packaged {what}s: {', '.join(known)}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not text; an experiment is YAML in UTF-8") from None
+        raise InputError(f"{path}: not text; {_a(what)} is YAML in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _parse(text: str, origin: str) -> dict[str, Any]:
+def _a(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
+
+
+def _parse(text: str, origin: str, what: str) -> dict[str, Any]:
     try:
         data = yaml.safe_load(text)
     except UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise InputError(f"{origin}{where}: not an experiment's YAML: {problem}; only plain values are read") from None
+        raise InputError(f"{origin}{where}: not {_a(what)}'s YAML: {problem}; only plain values are read") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise InputError(f"{origin}: an experiment is a YAML mapping of keys to values, not a {type(data).__name__}")
+        raise InputError(f"{origin}: {_a(what)} is a YAML mapping of keys to values, not a {type(data).__name__}")
     return data
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Puts the value of `key=value` at its dotted path.
+
+    Raises:
+        InputError: it is not such a word, or not plain YAML.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f'override "{override}": write key=value, such as train.iterations=20')
+    try:
+        _put(data, key, yaml.safe_load(value), override)
+    except UNREADABLE:
+        raise InputError(f'override "{_short(override)}": the value is not plain YAML; quote it') from None
+
+
+def _put(data: dict[str, Any], key: str, value: Any, override: str) -> None:
     *groups, last = key.split(".")
     for group in groups:
         data = data.setdefault(group, {})
         if not isinstance(data, dict):
             raise InputError(f'override "{override}": {group} is a value, not a group of keys')
-    try:
-        data[last] = yaml.safe_load(value)
-    except UNREADABLE:
-        raise InputError(f'override "{_short(override)}": the value is not plain YAML; quote it') from None
+    data[last] = value
 
 
 def _explain(error: ValidationError, origin: str) -> str:
