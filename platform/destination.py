@@ -39,6 +39,12 @@ ENVIRONMENT = {
 PROBE_S = 3.0
 """A server that has not answered by then is down."""
 
+STORE_PROBE_S = 15.0
+"""The same for the database behind a server that has answered, which may be asked for the first time."""
+
+FAILING = 500
+"""From this status on a server says that the fault is its own, such as a database that is gone."""
+
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
@@ -93,7 +99,10 @@ class Destination:
             return self._connect()
 
     def reachable(self) -> bool:
-        """Whether something answers at the address, within seconds. A local store always does."""
+        """Whether the store answers at the address, within seconds. A local store always does.
+
+        A server that answers while the database behind it does not is down too.
+        """
         parts = urlsplit(self.uri)
         scheme = parts.scheme.partition("+")[0]
         if scheme in ("http", "https"):
@@ -248,11 +257,17 @@ class Destination:
             from mlflow.exceptions import MlflowException
             from mlflow.utils.credentials import get_default_host_creds
             from mlflow.utils.rest_utils import http_request
+
+        def ask(endpoint: str, seconds: float, **options: Any) -> Any:
+            creds = get_default_host_creds(self.uri)
+            return http_request(creds, endpoint, "GET", 0, timeout=seconds, raise_on_status=False, **options)
+
         try:
-            http_request(get_default_host_creds(self.uri), "/health", "GET", 0, timeout=PROBE_S, raise_on_status=False)
+            ask("/health", PROBE_S)
+            store = ask("/api/2.0/mlflow/experiments/search", STORE_PROBE_S, params={"max_results": 1})
         except MlflowException:
             return False
-        return True
+        return store.status_code < FAILING
 
 
 def reason(error: Exception) -> str:

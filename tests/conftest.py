@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from servers import Postgres
 
 if TYPE_CHECKING:
     from concertrl.envs import Stage
@@ -32,6 +33,17 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("CONCERTRL_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that whoever asks for it may kill and start again; MLflow's tables are made once."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 # Stages are kept in the user's cache, under a key that holds the code too: the first session of tests makes them.

@@ -6,11 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,53 +20,12 @@ from concertrl.platform.spool import Spool
 from concertrl.platform.tracking import Run, start_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-
-class Server:
-    """A real MLflow server that can be killed and started again on the same port and database."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        stores = ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", f"{self.home}/store"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *options, *stores],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=self.home,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError("the MLflow server did not start")
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process
-        os.killpg(self.process.pid, number)
-
-    def kill(self) -> None:
-        if self.process:
-            self.signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+from servers import MlflowServer
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path)
     yield server
     server.kill()
 
@@ -113,13 +68,13 @@ def log(run: Run, steps: range) -> float:
     return time.monotonic() - began
 
 
-def back(server: Server) -> None:
+def back(server: MlflowServer) -> None:
     server.start()
     time.sleep(0.2)  # the back-off of the test below
 
 
 @pytest.mark.timeout(300)
-def test_a_run_outlives_its_server(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_outlives_its_server(tmp_path: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is absent, comes, is killed, comes back, hangs with a request in its hands, and goes on."""
     monkeypatch.setattr(outbox, "BACK_OFF_S", 0.2)
     monkeypatch.setattr(destination, "PROBE_S", 1.0)
