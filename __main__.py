@@ -17,6 +17,7 @@ import click
 
 from . import __version__
 from .experiments.benchmark_verbs import fusing, fusion
+from .experiments.guard import guarded
 from .experiments.job_verbs import JOB_VERBS
 from .experiments.sweep_verbs import sweep
 from .experiments.verbs import JSON, evaluate, reported
@@ -125,24 +126,32 @@ def _experiment(source: str, overrides: tuple[str, ...]) -> tuple[Experiment, st
 
 
 @main.command(epilog=settings_help())
-@click.argument("experiment", default="builtin")
+@click.argument("experiment", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resume", metavar="RUN", help="Go on with a run that ended early: its MLflow id, or latest.")
 @JSON
 @reported
-def train(experiment: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@guarded
+def train(experiment: str | None, overrides: tuple[str, ...], resume: str | None, as_json: bool) -> None:
     """Train a team, judge it against every yardstick, and register it.
 
-    EXPERIMENT is a packaged name or the path of a YAML file. Any key can be set by its dotted path.
+    EXPERIMENT is a packaged name or the path of a YAML file. Any key can be set by its dotted path. A run that is
+    resumed keeps its experiment; train.iterations, train.checkpoint, cluster and tracking can be set.
 
     \b
     concertrl train
     concertrl train movielens dataset=data/ml seed=1 train.iterations=100
+    concertrl train --resume latest
     """
-    settings, command = _experiment(experiment, overrides)
+    words = [experiment, *overrides] if experiment else []
+    if resume is not None and (named := next((word for word in words if "=" not in word), None)):
+        raise InputError(f"{named}: a resumed run has its experiment; leave it out")
+    settings, command = ("builtin", "") if resume else _experiment(experiment or "builtin", overrides)
     from .experiments.progress import Narrator
     from .experiments.train import train as run
 
-    result = run(settings, narrator=Narrator.on_terminal(results=not as_json), command=command)
+    narrator = Narrator.on_terminal(results=not as_json)
+    result = run(settings, narrator=narrator, command=command, resume=resume, overrides=words if resume else ())
     if as_json:
         click.echo(json.dumps(result.as_dict()))
 

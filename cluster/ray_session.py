@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +15,16 @@ from typing import Any
 
 from ..platform.errors import ConcertError
 from ..platform.settings import ClusterSettings
+from . import watch
 
 PROBE_S = 5.0
 """A cluster that has not answered by then is not there. Ray itself would go on asking for minutes."""
+
+NOTE = "CONCERTRL_NOTE"
+"""Environment: there where a guard stays beside this driver (experiments/guard.py)."""
+
+LOOK_S = 0.5
+"""Between looks at whether the servers of our own cluster are still there."""
 
 CLUSTERED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch for clusters of more than one machine; on by default but on Windows and macOS."""
@@ -34,14 +44,13 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
         yield
         return
     with _joined(settings.address) if settings.address else _own(settings):
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        yield
 
 
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
+    import ray
+
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():
@@ -49,7 +58,10 @@ def _joined(address: str) -> Iterator[None]:
         _start(address=address)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConcertError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}; see cluster.address") from None
-    yield
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager
@@ -64,7 +76,36 @@ def _own(settings: ClusterSettings) -> Iterator[None]:
             _start(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
         except (OSError, RuntimeError, ValueError) as error:
             raise ConcertError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
+        with _watched():
+            yield
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Ends with the driver what it started, however it ends; and a guarded driver with the cluster under it."""
+    import ray
+    from ray._private.worker import global_worker
+
+    node: Any = global_worker.node
+    command = [sys.executable, "-I", "-S", watch.__file__, str(os.getpid()), node.get_session_dir_path()]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    done = threading.Event()
+    if os.environ.get(NOTE):
+        threading.Thread(target=_leave_when_lost, args=(node, done), daemon=True).start()
+    try:
         yield
+    finally:
+        done.set()
+        ray.shutdown()
+        watcher.communicate()
+
+
+def _leave_when_lost(node: Any, done: threading.Event) -> None:
+    """Ray would end this process too, but a minute later; the guard beside it starts another."""
+    servers = [info.process for kind in ("gcs_server", "raylet") for info in node.all_processes[kind]]
+    while not done.wait(LOOK_S):
+        if any(server.poll() is not None for server in servers) and not done.is_set():
+            os._exit(1)
 
 
 @contextmanager

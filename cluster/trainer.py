@@ -110,7 +110,7 @@ class Trainer:
         self.recoveries += 1
         if anew or self._kept is None:
             dismantle(self._algorithm)
-            self._algorithm = self._built()
+            self._algorithm, self.iteration, self.env_steps = self._built(), 0, 0
         else:
             recover(self._algorithm)
         if self._kept is not None:

@@ -31,7 +31,7 @@ from .ablation import Loss, read_conductor
 from .judge import Judge, Score, team_act
 
 if TYPE_CHECKING:
-    from .train import History
+    from .learning import History
 
 SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
 """What a served team imports, beside this package; Ray is not among it."""

@@ -10,9 +10,9 @@ experiment  ->  stage      users who respond, towers, static weights          en
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,16 +21,20 @@ from ..agents.team import Team
 from ..cluster.fits import fit_on_cluster
 from ..cluster.ray_session import ray_session
 from ..cluster.trainer import Trainer
-from ..envs import prepare
+from ..envs import Stage, prepare
 from ..envs.yardsticks import yardsticks
+from ..platform.errors import InputError
 from ..platform.experiment import load_experiment
 from ..platform.settings import Experiment
-from ..platform.statistics import normalised
+from ..platform.statistics import Interval
 from ..platform.tracking import Run, start_run
 from . import publish
 from .ablation import ablate
+from .guard import note
 from .judge import Judge, Score, table, team_act, without
+from .learning import Learning
 from .progress import Narrator
+from .run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -47,27 +51,14 @@ class Result:
         return asdict(self)
 
 
-@dataclass
-class History:
-    """How the team did while it learned: one entry a look."""
-
-    steps: list[int] = field(default_factory=list)
-    mean: list[float] = field(default_factory=list)
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
-
-    def add(self, step: int, look: tuple[float, float, float]) -> None:
-        self.steps.append(step)
-        for kept, value in zip((self.mean, self.low, self.high), look, strict=True):
-            kept.append(value)
-
-
 def train(
     experiment: Experiment | str = "builtin",
     *,
     narrator: Narrator | None = None,
     command: str = "",
     run_id: str | None = None,
+    resume: str | None = None,
+    overrides: Iterable[str] = (),
 ) -> Result:
     """Trains the team of an experiment and judges it against every yardstick.
 
@@ -76,79 +67,90 @@ def train(
         narrator: who tells how it goes; by default nobody.
         command: what was typed, for the report.
         run_id: an MLflow run to log to, in place of a new one.
+        resume: the id of a run that ended early, or `latest`: it goes on where it was, and `experiment` is not read.
+        overrides: `key=value`, of a run that is resumed; only what does not make it another run.
 
     Raises:
-        InputError: the experiment or its dataset cannot be used.
+        InputError: the experiment or its dataset cannot be used, or the run cannot go on.
         ConcertError: the training failed for a reason it can name.
     """
+    folder = None
+    if resume is not None:
+        folder, experiment = RunFolder.found(resume, overrides)
+        run_id, command = folder.facts["run_id"], folder.facts["command"]
     experiment = load_experiment(experiment) if isinstance(experiment, str) else experiment
-    narrator = narrator or Narrator.silent()
+    try:
+        return _trained(experiment, narrator or Narrator.silent(), command, run_id, folder)
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def _trained(
+    experiment: Experiment, narrator: Narrator, command: str, run_id: str | None, folder: RunFolder | None
+) -> Result:
     started = time.monotonic()
     torch.set_num_threads(experiment.cluster.torch_threads)
     if experiment.cluster.address:
         with ray_session(experiment.cluster):
             fit_on_cluster(experiment, narrator.say)
     stage = prepare(experiment, narrator.say)
-    with start_run(experiment.tracking, name=experiment.name, tags=publish.tags(stage), run_id=run_id) as run:
+    going = {"run_id": run_id, "since": folder.facts["started"] if folder else None}
+    with (
+        start_run(experiment.tracking, name=experiment.name, tags=publish.tags(stage), **going) as run,
+        closing(_folder(folder, stage, run, command, narrator)) as kept,
+    ):
         narrator.say(f"MLflow run {run.run_id}")
         publish.inputs(run, stage, command)
         judge = Judge(stage)
-        scores = _judge_yardsticks(judge, narrator)
-        with ray_session(experiment.cluster), Trainer(stage) as trainer:
-            history = _learn(trainer, judge, scores, run, narrator)
+        scores = _judge_yardsticks(judge, narrator, kept)
+        with ray_session(experiment.cluster), Trainer(stage, narrator.say) as trainer:
+            learning = Learning(trainer, judge, scores, run, kept, narrator)
+            learning.resume()
+            learning.learn()
             team, env_steps = trainer.team(), trainer.env_steps
         narrator.say("judging the trained team")
         scores["team"] = judge.score(team_act(team))
         rows = table(scores)
         lost = lost_without(team, judge, scores["team"])
         losses = ablate(stage, team)
-        seconds = time.monotonic() - started
+        seconds = learning.seconds + time.monotonic() - started
+        history = learning.history
         story = publish.Story(stage, team, judge, scores, rows, history, lost, losses, seconds, env_steps, command)
         publish.outcome(run, story)
+    kept.note(narrator.say, finished=True, iterations=experiment.train.iterations)
     # After the end, since a server that was down may have taken the run and the team by then.
     result = Result(run.run_id, str(run.model_uri), round(seconds, 1), env_steps, rows)
     narrator.ended(result, run, experiment)
     return result
 
 
-def _judge_yardsticks(judge: Judge, narrator: Narrator) -> dict[str, Score]:
+def _folder(folder: RunFolder | None, stage: Stage, run: Run, command: str, narrator: Narrator) -> RunFolder:
+    """The run's folder: a new one, or that of a run that goes on, on the data that it had."""
+    digest, tracking = str(stage.data["digest"]), stage.experiment.tracking
+    if folder is None:
+        folder = RunFolder.begun(stage.experiment, run.run_id, command, digest)
+    elif folder.facts["data"] != digest:
+        raise InputError(f"{stage.data['source']}: no longer the data that run {run.run_id} began with; bring it back")
+    else:
+        folder.note(narrator.say, run_id=run.run_id, resumed=folder.facts["resumed"] + 1, finished=False)
+        run.tag(**{"concertrl.resumed": str(folder.facts["resumed"])})
+    again = [f"tracking.folder={tracking.folder}", *([f"tracking.uri={tracking.uri}"] if tracking.uri else [])]
+    note(run=run.run_id, home=str(folder.home), retries=stage.experiment.cluster.retries, overrides=again)
+    return folder
+
+
+def _judge_yardsticks(judge: Judge, narrator: Narrator, folder: RunFolder) -> dict[str, Score]:
+    """Every yardstick's score, from the run's folder where an earlier process left it."""
+    if told := folder.facts.get("scores"):
+        return {name: Score(Interval(*each["returns"]), each["length"], each["clicks"]) for name, each in told.items()}
     fixed = yardsticks(judge.stage)
     scores = {}
     for name, act in narrator.track(fixed.items(), len(fixed), "judging the yardsticks"):
         scores[name] = judge.score(act)
+    told = {name: {**vars(score), "returns": list(score.returns)} for name, score in scores.items()}
+    folder.note(narrator.say, scores=told)
     return scores
-
-
-def _learn(trainer: Trainer, judge: Judge, scores: Mapping[str, Score], run: Run, narrator: Narrator) -> History:
-    """The training loop: every iteration is logged, every few the team is looked at without exploration."""
-    settings = trainer.stage.experiment
-    random, oracle = scores["random"].returns.mean, scores["horizon_oracle"].returns.mean
-    best = scores["best_static"].returns.mean
-    history = History()
-    history.add(0, judge.glance(team_act(trainer.team())))
-    total = settings.train.iterations
-    for iteration in narrator.track(range(1, total + 1), total, "training"):
-        metrics = trainer.iterate()
-        if "team/return" in metrics:
-            metrics["team/normalised"] = normalised(metrics["team/return"], random, oracle)
-        if iteration % settings.evaluate.every == 0 or iteration == total:
-            look = judge.glance(team_act(trainer.team()))
-            history.add(trainer.env_steps, look)
-            metrics |= {"judged/return": look[0], "judged/normalised": normalised(look[0], random, oracle)}
-            rate = metrics["throughput/env_steps_per_s"]
-            narrator.say(
-                f"iteration {iteration}/{total}: return {look[0]:.2f} (best static {best:.2f}), {rate:,.0f} env steps/s"
-            )
-        run.log_metrics({**metrics, "iteration": iteration}, trainer.env_steps)
-        if iteration % settings.train.checkpoint.every == 0 or iteration == total:
-            _checkpoint(trainer, run, iteration)
-    return history
-
-
-def _checkpoint(trainer: Trainer, run: Run, iteration: int) -> None:
-    folder = Path(trainer.stage.experiment.tracking.folder) / "checkpoints" / run.run_id / f"iteration_{iteration:06d}"
-    trainer.save(folder)
-    run.log_folder(folder, f"checkpoints/{folder.name}")
 
 
 def lost_without(team: Team, judge: Judge, whole: Score) -> dict[str, tuple[float, float, float]]:

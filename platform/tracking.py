@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from .destination import KEY, Destination, local_uri, redact
 from .errors import InputError
+from .limits import MAX_KEY, MAX_PARAM, MAX_TAG, cut, flatten
 from .machine import Sampler
 from .outbox import Outbox, deliver
 from .pyfunc import save_team
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 LOCAL = "local-"
 """Begins the id of a run that the server does not know yet."""
 
-MAX_KEY, MAX_PARAM, MAX_TAG, MAX_DIGEST, METRICS_A_CALL = 240, 6000, 5000, 16, 1000
+MAX_DIGEST, METRICS_A_CALL = 16, 1000
 
 _log = logging.getLogger(__name__)
 
@@ -48,28 +49,18 @@ def tracking_uri(settings: TrackingSettings) -> str:
     return settings.uri or local_uri(Path(settings.folder))
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested mapping as dotted paths to texts within MLflow's limits; what was cut ends with an ellipsis."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{path}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[cut(path, MAX_KEY, "...")] = cut(text, MAX_PARAM)
-    return flat
-
-
-def cut(text: str, longest: int, end: str = "…") -> str:
-    """The text, or as much of it as fits before an ellipsis."""
-    return text if len(text) <= longest else text[: longest - len(end)] + end
-
-
-def start_run(settings: TrackingSettings, *, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Run:
+def start_run(
+    settings: TrackingSettings,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    since: float | None = None,
+) -> Run:
     """Starts a run, or goes on with `run_id`; first delivers what earlier runs in the folder could not.
 
-    While the server is down the run has a local id and waits on disk; `run_id` may be such an id.
+    While the server is down the run has a local id and waits on disk; `run_id` may be such an id. `since` is when a run
+    that goes on began, in seconds of `time.time`: what the machine does is logged at the seconds since then.
 
     Raises:
         InputError: MLflow reserves the alias or does not know the URI, the folder cannot be written, or the server
@@ -88,7 +79,7 @@ def start_run(settings: TrackingSettings, *, name: str, tags: Mapping[str, str],
         _log.warning("%d records of earlier runs were delivered to MLflow", earlier.delivered)
     if earlier.left:
         _log.warning("%d records of earlier runs wait in %s: %s", earlier.left, earlier.where, earlier.reason)
-    return Run(settings, folder, name=name, tags=tags, run_id=run_id)
+    return Run(settings, folder, name=name, tags=tags, run_id=run_id, since=since)
 
 
 class Run:
@@ -102,7 +93,14 @@ class Run:
     """
 
     def __init__(
-        self, settings: TrackingSettings, folder: Path, *, name: str, tags: Mapping[str, str], run_id: str | None = None
+        self,
+        settings: TrackingSettings,
+        folder: Path,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        run_id: str | None = None,
+        since: float | None = None,
     ) -> None:
         self.dropped, self.shortened = 0, 0
         self._lock = threading.RLock()
@@ -111,7 +109,7 @@ class Run:
         self._outbox = Outbox(destination, folder / "spool", run_id or LOCAL + uuid.uuid4().hex)
         self._model: Path | None = None
         self._start(settings, name, tags)
-        self._started = time.time()
+        self._started = since or time.time()
         self._sampler = Sampler(self._log_machine) if settings.system_metrics else None
 
     @property
@@ -282,8 +280,8 @@ class Run:
 
     def _log_machine(self, values: Mapping[str, float]) -> None:
         now = time.time()
-        step = int(now - self._started)
-        self._write("metrics", {"values": dict(values), "step": step, "time": int(now * 1000), "resumed": False})
+        data = {"values": dict(values), "step": int(now - self._started), "time": int(now * 1000)}
+        self._write("metrics", {**data, "resumed": self._resumed})
 
 
 def _now() -> int:

@@ -176,7 +176,8 @@ def test_metrics_count_every_session_that_ended_alike(runner_of: Callable[..., B
     sums = [told[name].peek() for name in SESSION_SUMS]
     assert sums == pytest.approx([sum(returns), sum(lengths), sum(returns)])  # the default reward is the clicks
     assert told["num_env_steps_sampled"].peek() == 2 * STEPS * runner.num_envs
-    weights = [told["fusion_weight"][agent].peek() for agent in env_of(runner).recommenders]
+    steps = 2 * STEPS * runner.num_envs
+    weights = [told["fusion_weight"][agent].peek() / steps for agent in env_of(runner).recommenders]
     assert sum(weights) == pytest.approx(1.0) and min(weights) > 0
 
 
