@@ -19,6 +19,7 @@ from . import __version__
 from .experiments.benchmark_verbs import fusing, fusion
 from .experiments.guard import guarded
 from .experiments.job_verbs import JOB_VERBS
+from .experiments.registry_verbs import compare, promote
 from .experiments.sweep_verbs import sweep
 from .experiments.verbs import JSON, evaluate, reported
 from .platform.destination import local_uri, redact
@@ -160,6 +161,8 @@ main.add_command(evaluate)
 for verb in JOB_VERBS:
     main.add_command(verb)
 main.add_command(sweep)
+main.add_command(promote)
+main.add_command(compare)
 
 
 @main.group()

@@ -24,6 +24,7 @@ from ..envs.render import session_start, step_text
 from ..platform import plots, plots_conductor
 from ..platform.destination import redact
 from ..platform.experiment import resolved_yaml
+from ..platform.promotion import JUDGED, judged_by
 from ..platform.report import ReportInput, build_report, headline, text_table
 from ..platform.settings import TrackingSettings
 from ..platform.tracking import Run, tracking_uri
@@ -79,6 +80,9 @@ def tags(stage: Stage) -> dict[str, str]:
         "concertrl.algorithm": experiment.train.algorithm,
         "concertrl.data": str(stage.data["digest"])[:16],
         "concertrl.seed": str(experiment.seed),
+        "concertrl.agents": ",".join(experiment.agents.names),
+        "concertrl.credit": experiment.reward.credit,
+        JUDGED: judged_by(experiment),
         **run_tags(),
     }
 
@@ -113,7 +117,16 @@ def outcome(run: Run, story: Story) -> str:
     run.log_text(a_session(story), "session.txt")
     run.log_metrics(_final(story), story.env_steps)
     # The UI shows this tag as the run's description, the first thing a person reads.
-    run.tag(**{"mlflow.note.content": description(story)})
+    experiment = story.stage.experiment
+    run.tag(
+        **{
+            "mlflow.note.content": description(story),
+            "concertrl.data": str(story.stage.data["digest"])[
+                :16
+            ],  # a trial of a sweep does not have them from its start
+            JUDGED: judged_by(experiment),
+        }
+    )
     model_uri = register(run, story)
     run.log_text(build_report(_report(run, story, pictures, model_uri)), "report.html")
     return model_uri
@@ -235,7 +248,9 @@ def register(run: Run, story: Story) -> str:
 def _final(story: Story) -> dict[str, float]:
     """The table as metrics, so that runs can be compared by it."""
     metrics = {
-        f"final/{row['policy']}/{key}": float(row[key]) for row in story.rows for key in ("return", "normalised")
+        f"final/{row['policy']}/{key}": float(row[key])
+        for row in story.rows
+        for key in ("return", "low", "high", "normalised")
     }
     team, static = story.scores["team"], story.scores["best_static"]
     metrics |= {f"final/lost_without_{name}": lost for name, (lost, _, _) in story.lost.items()}

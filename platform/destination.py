@@ -49,6 +49,10 @@ PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 
+CHALLENGER = "challenger"
+"""Alias of the version that came last and has not been decided about."""
+
+
 class UndeliveredError(ConcertError):
     """MLflow did not take a record. The message is one line without credentials."""
 
@@ -216,7 +220,8 @@ class Destination:
         version = version or client.create_model_version(
             name, model.artifact_location, run_id, tags=tag, model_id=model.model_id
         )
-        client.set_registered_model_alias(name, data["alias"], str(version.version))
+        for alias in {data["alias"], CHALLENGER}:  # a new version is a challenger until `promote` has decided
+            client.set_registered_model_alias(name, alias, str(version.version))
         return f"models:/{name}/{version.version}"
 
     def _logged_model(self, run: Any, data: Mapping[str, Any]) -> Any:
