@@ -26,6 +26,9 @@ NOTE = "CONCERTRL_NOTE"
 LOOK_S = 0.5
 """Between looks at whether the servers of our own cluster are still there."""
 
+STARTS = 3
+"""Times that a cluster of our own is started before it is given up."""
+
 CLUSTERED = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch for clusters of more than one machine; on by default but on Windows and macOS."""
 
@@ -69,13 +72,9 @@ def _own(settings: ClusterSettings) -> Iterator[None]:
     wanted = 1 + settings.num_env_runners * settings.num_cpus_per_env_runner
     wanted += settings.num_learners * settings.num_cpus_per_learner
     with _loopback():
-        try:
-            # Processes that wait for each other may be more than the cores.
-            cores = max(os.cpu_count() or 1, int(wanted))
-            # "local", since without an address Ray would join whatever cluster runs on this machine.
-            _start(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConcertError(f"Ray does not start on this machine: {str(error).splitlines()[0]}") from None
+        # Processes that wait for each other may be more than the cores.
+        cores = max(os.cpu_count() or 1, int(wanted))
+        _start_own(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
         with _watched():
             yield
 
@@ -129,6 +128,26 @@ def _start(**options: Any) -> None:
     import ray
 
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+def _start_own(**options: Any) -> None:
+    """Starts a cluster, and again where the machine is so busy that Ray gives its own processes up."""
+    import psutil
+    import ray
+
+    here = psutil.Process()
+    for attempt in range(STARTS):
+        before = set(here.children())
+        try:
+            _start(address="local", **options)
+            return
+        except Exception as error:  # of Ray's own processes that are late it tells by a plain Exception
+            ray.shutdown()
+            for process in set(here.children()) - before:
+                process.kill()
+            if attempt == STARTS - 1:
+                reason = str(error).strip().partition("\n")[0]
+                raise ConcertError(f"Ray does not start on this machine: {reason}") from None
 
 
 def _quieten() -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,9 @@ TINY = """
     cluster.retries=5
 """
 DISK_MB = 24
+OPEN = 3
+"""Faults that a run may have to get over at once."""
+
 LONGEST_S = 1200.0
 """A run that is not done by then, after the last fault, will never be."""
 
@@ -57,12 +61,14 @@ class Trial:
     def undisturbed(self) -> Training:
         """A run to its end."""
         training = self.training()
+        self.trainings.append(training)
         training.start()
         while training.status is None:
             training.tree()
             time.sleep(0.5)
         if training.status != 0:
             raise SystemExit("\n".join(line for _, line in training.lines[-20:]))
+        self.trainings.clear()
         return training
 
     def disturbed(self, until: float) -> Training:
@@ -82,7 +88,7 @@ class Trial:
                 break
             if training.status is not None and training.status != 0:
                 training.start()
-            elif due < now < until and training.iteration and self._hit(training, number):
+            elif due < now < until and training.iteration and self._open() < OPEN and self._hit(training, number):
                 last, due = now, now + self.chance.uniform(*self.options.gap)
         self._recovered(training, number)
         return training
@@ -97,6 +103,9 @@ class Trial:
         self.faults.append(fault)
         say(f"fault {len(self.faults)}: {fault.kind}, run {number}, iteration {fault.iteration}")
         return True
+
+    def _open(self) -> int:
+        return sum(fault.lost_s is None for fault in self.faults)
 
     def _recovered(self, training: Training, number: int) -> None:
         """Closes the faults that the run has got over: it is beyond where it was, or at its end."""
@@ -140,6 +149,9 @@ class Trial:
         }
 
     def close(self) -> None:
+        for training in self.trainings:
+            if training.status is None and training.process:
+                training.process.kill()
         self.chaos.settle()
         self.server.kill()
         unmounted(self.kept / "checkpoints")
@@ -148,6 +160,10 @@ class Trial:
 
 def say(line: str) -> None:
     sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
+
+
+def _end(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def tried(options: argparse.Namespace) -> dict[str, Any]:
@@ -193,6 +209,7 @@ def main() -> None:
         "--gap", type=float, nargs=2, default=(5.0, 40.0), help="least and most seconds between faults"
     )
     options.add_argument("--out", type=Path, default=Path("chaos"))
+    signal.signal(signal.SIGTERM, _end)
     summary = tried(options.parse_args())
     sys.stdout.write(markdown(summary))
     sys.exit(0 if whole(summary) else 1)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from concertrl.cluster.ray_session import ray_session
+from concertrl.cluster.trainer import Trainer
+from concertrl.envs import Stage
 from concertrl.experiments.run_folder import FACTS, RunFolder
-from concertrl.platform.checkpoint import TENSORS, checkpoints
+from concertrl.platform.checkpoint import TENSORS, checkpoints, read_checkpoint
 from concertrl.platform.destination import local_uri
 from concertrl.platform.errors import InputError
+from concertrl.platform.experiment import override
 from concertrl.platform.settings import Experiment
 
 CHANCE = ("system/", "throughput/", "seconds")
@@ -132,3 +139,25 @@ def test_what_cannot_go_on_is_told_in_one_line(begun: Path, tmp_path: Path) -> N
     RunFolder.found("abc123", [f"tracking.folder={begun}", uri, "train.iterations=8"])[0].close()
     (begun / "checkpoints" / "abc123" / FACTS).write_text("{}")
     assert "damaged, not what a run writes" in refused(begun, "abc123", uri)
+
+
+def test_a_disk_that_takes_no_checkpoint_stops_nothing(small_stage: Stage, tmp_path: Path) -> None:
+    experiment = override(small_stage.experiment, [f"tracking.folder={tmp_path}", "env.sessions=8"])
+    stage, lines = replace(small_stage, experiment=experiment), []
+    folder = RunFolder.begun(experiment, "abc123", "", "hash")
+    with closing(folder), ray_session(experiment.cluster), Trainer(stage) as trainer:
+        assert folder.save(trainer, {}, None, lines.append)
+        trainer.iterate()
+        assert not folder.due(trainer)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # as a full disk, in this process alone
+        try:
+            assert folder.save(trainer, {}, None, lines.append) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert len(lines) == 1 and lines[0].startswith("iteration 1: no checkpoint (File too large); the run goes on")
+        assert sorted(path.name for path in folder.home.iterdir()) == ["iteration_000000", "lock", "run.json"]
+        assert folder.due(trainer)
+        saved = folder.save(trainer, {}, 1.5, lines.append)
+        assert saved is not None and read_checkpoint(saved).about == {"iteration": 1, "score": 1.5}
+        assert not folder.due(trainer)
