@@ -40,6 +40,9 @@ GAINS = (1.0, 4.0, 1.0)
 CONDUCTOR_GAINS = {"hits": 1.0, "trust": 4.0, "agreement": 8.0, "steadiness": 12.0}
 """Units of the conductor's gains on what a session has shown of the agents, in logits of a fusion weight."""
 
+CONSTANT_GAINS = 2
+"""The last of these are the same in every state: an agent fails too seldom to learn for each anew whom not to hear."""
+
 QUERY_LIMIT = 3.0
 """Bound of a recommender's action; its tower's own query has about 1 a dimension."""
 
@@ -135,7 +138,8 @@ class Ensemble:
         led = self.action_dim(agent) if agent == CONDUCTOR else len(GAINS)
         free = self.action_dim(agent) - led
         spread = (train.initial_std,) * led + (train.residual_std,) * free
-        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden))
+        constant = CONSTANT_GAINS if agent == CONDUCTOR else 0
+        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), constant)
 
     # --- read and observe
 
@@ -206,18 +210,15 @@ class Ensemble:
 
     def propose(self, queries: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
         """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
-        length = self._length(at_least)
+        length = min(max(self.fusion.ballot, at_least), self.num_items)
         pairs = [best_items(query, self._columns[k], penalty, length) for k, query in enumerate(queries)]
         items, scores = zip(*pairs, strict=True)
         return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))
 
-    def nearest(self, k: int, queries: Tensor, penalty: Tensor, at_least: int = 0) -> Tensor:
-        """`(B, n)`: a ballot's length of items of tower k, the nearest in angle to queries `(B, d_k)`."""
+    def nearest(self, k: int, queries: Tensor, penalty: Tensor, number: int) -> Tensor:
+        """`(B, number)` items of tower k, the nearest in angle to queries `(B, d_k)`."""
         angles = self._columns[k] / self._columns[k].norm(dim=0).clamp_min(1e-12)
-        return best_items(queries, angles, penalty, self._length(at_least))[0]
-
-    def _length(self, at_least: int) -> int:
-        return min(max(self.fusion.ballot, at_least), self.num_items)
+        return best_items(queries, angles, penalty, number)[0]
 
     def weigh(self, traces: Traces, actions: Mapping[str, Tensor]) -> Tensor:
         """Fusion weights `(B, A)`, summing to 1: the static ones, moved by the conductor where it acts.

@@ -24,11 +24,13 @@ class PolicySpec:
         observation_dim: size of an observation.
         initial_std: of the untrained exploration, one number for each entry of an action.
         hidden: widths of the trunk's layers.
+        constant: how many of the last entries of an action have one learned mean, whatever is observed.
     """
 
     observation_dim: int
     initial_std: tuple[float, ...]
     hidden: tuple[int, ...] = (64, 64)
+    constant: int = 0
 
     @property
     def action_dim(self) -> int:
@@ -57,14 +59,18 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         self.trunk = trunk(spec.observation_dim, spec.hidden)
-        self.head = nn.Linear(spec.hidden[-1], spec.action_dim)
+        self.head = nn.Linear(spec.hidden[-1], spec.action_dim - spec.constant)
+        self.constant = nn.Parameter(torch.zeros(spec.constant)) if spec.constant else None
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.log_std = nn.Parameter(torch.tensor(spec.initial_std).log())
 
     def mean(self, observation: Tensor) -> Tensor:
         """`(B, d_action)`: what the agent does when it does not explore."""
-        return self.head(self.trunk(observation))
+        led = self.head(self.trunk(observation))
+        if self.constant is None:
+            return led
+        return torch.cat([led, self.constant.expand(*led.shape[:-1], -1)], dim=-1)
 
     def forward(self, observation: Tensor) -> Tensor:
         mean = self.mean(observation)

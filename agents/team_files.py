@@ -112,7 +112,8 @@ def _plain(words: Mapping[str, object]) -> bytes:
 
 
 def _spec(shape: dict[str, Any]) -> PolicySpec:
-    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]))
+    constant = int(shape.get("constant", 0))  # teams saved before there were any have none
+    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]), constant)
 
 
 def _policy(spec: PolicySpec, agent: str, tensors: Mapping[str, Tensor]) -> Policy:

@@ -237,7 +237,7 @@ class BatchedEnv:
             queries = distorted(faults, queries, *where, self.ensemble.scaled)
         ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
         if faults is not None:
-            ballots = strayed(faults, ballots, queries, self.state.step, self._nearest)
+            ballots = strayed(faults, ballots, queries, self.state.step, self._met)
             ballots = silenced(faults, ballots, self.state.step)
         weights = self.ensemble.weigh(self.traces, actions) if weights is None else weights
         slate = self.ensemble.fuse(ballots, weights, self.slate)
@@ -245,9 +245,9 @@ class BatchedEnv:
         step = self._show(slate, queries, weights, ballots)
         return step if paid[0] is None else replace(step, credits=paid[0], expected=paid[1])
 
-    def _nearest(self, place: int, rows: Tensor, queries: Tensor) -> Tensor:
-        """What a failing agent's random queries `(b, d_k)` come upon, for these rows `(b,)` of the batch."""
-        return self.ensemble.nearest(place, queries, self._penalty[rows], at_least=self.slate)
+    def _met(self, place: int, rows: Tensor, queries: Tensor, number: int) -> Tensor:
+        """`(b, number)` items that an agent's random queries `(b, d_k)` come upon, in these rows `(b,)`."""
+        return self.ensemble.nearest(place, queries, self._penalty[rows], number)
 
     def _static(self) -> Tensor:
         """The team's static weights, `(B, A)`."""

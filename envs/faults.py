@@ -119,9 +119,9 @@ def strayed(
     ballots: Ballots,
     queries: list[Tensor],
     step: Tensor,
-    nearest: Callable[[int, Tensor, Tensor], Tensor],
+    met: Callable[[int, Tensor, Tensor, int], Tensor],
 ) -> Ballots:
-    """The ballots, those of adversarial agents for other items; `nearest(k, rows, queries)` gives them `(b, n)`.
+    """The ballots, those of adversarial agents for other items; `met(k, rows, queries, n)` gives them `(b, n)`.
 
     The scores stay, so that such an agent is as sure of what it names as of what its query scores highest.
     """
@@ -131,7 +131,7 @@ def strayed(
         if bool(wild.any()):
             rows = wild.nonzero().squeeze(1)
             items = items.clone() if items is ballots.items else items
-            items[rows, place] = nearest(place, rows, query[rows])
+            items[rows, place] = met(place, rows, query[rows], items.shape[2])
     return Ballots(items, ballots.scores)
 
 

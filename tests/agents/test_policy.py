@@ -33,6 +33,17 @@ def test_every_weight_of_a_policy_learns() -> None:
     assert all(not torch.equal(value, before[name]) for name, value in policy.state_dict().items())
 
 
+def test_a_constant_entry_is_one_number_whatever_is_seen() -> None:
+    policy = Policy(PolicySpec(observation_dim=7, initial_std=(0.5, 0.5, 0.1), hidden=(16, 8), constant=2))
+    torch.nn.init.normal_(policy.head.weight)
+    assert policy.constant is not None
+    torch.nn.init.constant_(policy.constant, 0.7)
+    mean = policy.mean(torch.randn(5, 7))
+    assert bool((mean[:, 1:] == 0.7).all()) and len(mean[:, 0].unique()) == 5
+    mean.sum().backward()
+    assert policy.constant.grad is not None and policy.constant.grad.tolist() == [5.0, 5.0]
+
+
 def test_shapes_follow_the_spec() -> None:
     assert SPEC.action_dim == 3
     assert [tuple(value.shape) for value in Policy(SPEC).head.parameters()] == [(3, 8), (3,)]
