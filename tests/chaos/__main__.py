@@ -56,6 +56,7 @@ class Trial:
     def training(self) -> Training:
         words = [*TINY.split(), f"train.iterations={self.options.iterations}", f"tracking.folder={self.kept}"]
         environment = {**os.environ, "RAY_TMPDIR": str(self.home), "OMP_NUM_THREADS": "1"}
+        environment["RAY_worker_niceness"] = "0"  # or a busy machine would not let the workers start
         return Training([*words, f"tracking.uri={self.server.uri}"], self.kept, environment)
 
     def undisturbed(self) -> Training:
@@ -206,7 +207,7 @@ def main() -> None:
     options.add_argument("--iterations", type=int, default=60, help="of each run")
     options.add_argument("--runs", type=int, default=1000, help="at most")
     options.add_argument(
-        "--gap", type=float, nargs=2, default=(5.0, 40.0), help="least and most seconds between faults"
+        "--gap", type=float, nargs=2, default=(5.0, 35.0), help="least and most seconds between faults"
     )
     options.add_argument("--out", type=Path, default=Path("chaos"))
     signal.signal(signal.SIGTERM, _end)

@@ -31,8 +31,8 @@ KINDS = {
     "torn": "the latest checkpoint is torn, and then the driver killed",
 }
 
-DECK = (*KINDS, "env runner", "mlflow", "disk")
-"""One of each, and two of those that cost a run little."""
+DECK = (*KINDS, "env runner", "mlflow", "mlflow", "disk", "disk")
+"""One of each, and more of those that cost a run little."""
 
 
 @dataclass
