@@ -156,5 +156,8 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     for name in ("ray", "ray.rllib", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Of runners and learners that die the trainer tells in a line; RLlib adds a page to it.
+    for name in ("ray.rllib.utils.actor_manager", "ray.rllib.env.env_runner_group"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"ray\..*")
     warnings.filterwarnings("ignore", module=r"gymnasium\..*")

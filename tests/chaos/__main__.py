@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import markdown, points, rows, wrong
-from .faults import DECK, Chaos, Fault, mounted, unmounted
+from .faults import DECK, SIGNS, Chaos, Fault, mounted, unmounted
 from .supervisor import Server, Training
 
 TINY = """
@@ -116,9 +116,8 @@ class Trial:
                 continue
             if training.iteration > fault.iteration or training.status == 0:
                 fault.lost_s = now - fault.at_s
-                said = [line for at, line in training.lines if fault.at_s <= at <= now]
-                signs = ("died", "no checkpoint", "stepped over", "failed", "does not answer", "going on from")
-                fault.how = next((line.strip() for line in said if any(sign in line for sign in signs)), "")
+                said = [line for at, line in training.lines if fault.at_s <= at <= now and SIGNS[fault.kind] in line]
+                fault.how = (said or [""])[0].replace(f"{self.kept}/", "").strip()
 
     def summary(self, reference: Training, minutes: float) -> dict[str, Any]:
         from mlflow import MlflowClient

@@ -31,6 +31,19 @@ KINDS = {
     "torn": "the latest checkpoint is torn, and then the driver killed",
 }
 
+SIGNS = {
+    "env runner": "env runner",
+    "learner": "a learner",
+    "driver": "the driver died",
+    "command": "going on from",
+    "head": "the driver died",
+    "raylet": "the driver died",
+    "mlflow": "does not answer",
+    "disk": "no checkpoint",
+    "torn": "stepped over",
+}
+"""What a run says of each, in a line."""
+
 DECK = (*KINDS, "env runner", "mlflow", "mlflow", "disk", "disk")
 """One of each, and more of those that cost a run little."""
 
