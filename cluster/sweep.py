@@ -36,6 +36,10 @@ ENVIRONMENT = {
 """Tune's switches that are no options of it."""
 
 
+class StoppedError(ConcertError):
+    """A sweep that a person interrupted."""
+
+
 class Listener(Protocol):
     """Is told how a sweep goes; of a sweep that goes on, first what went before."""
 
@@ -50,7 +54,7 @@ def run_sweep(ledger: Ledger, listener: Listener) -> None:
     """Runs a sweep to its end, or goes on with it. Needs a Ray session.
 
     Raises:
-        ConcertError: it was interrupted; what is done is in the ledger.
+        StoppedError: it was interrupted; what is done is in the ledger.
         InputError: the space makes no valid experiment.
     """
     sweep = ledger.sweep
@@ -86,7 +90,7 @@ def run_sweep(ledger: Ledger, listener: Listener) -> None:
                 storage_path=str(ledger.folder),
                 stop=stopper,
                 failure_config=FailureConfig(max_failures=sweep.retries),
-                callbacks=[_Teller(ledger, listener)],
+                callbacks=[_Teller(ledger, listener, stopper)],
                 verbose=0,
             ),
         )
@@ -101,7 +105,7 @@ def _close(ledger: Ledger, listener: Listener, stopper: SweepStopper) -> None:
     if stopper.reason is None:
         if open_ones or len(ledger.candidates()) < ledger.sweep.trials:
             name = ledger.sweep.name
-            raise ConcertError(f"stopped with trials left; `concertrl sweep --resume {name}` goes on")
+            raise StoppedError(f"stopped with trials left; `concertrl sweep --resume {name}` goes on")
         return
     for number in open_ones:
         ending = Ending("stopped", stopper.reason)
@@ -175,8 +179,8 @@ class _Picker(_Unkept, Searcher):
 class _Teller(_Unkept, Callback):
     """Writes down how trials end, and tells the listener."""
 
-    def __init__(self, ledger: Ledger, listener: Listener) -> None:
-        self._ledger, self._listener = ledger, listener
+    def __init__(self, ledger: Ledger, listener: Listener, stopper: SweepStopper) -> None:
+        self._ledger, self._listener, self._stopper = ledger, listener, stopper
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._listener.started(_number(trial), trial.config["candidate"]["values"])
@@ -192,7 +196,8 @@ class _Teller(_Unkept, Callback):
         elif last.get("look", 0) >= self._ledger.sweep.looks:
             self._end(trial, Ending("finished"))
         else:
-            self._end(trial, Ending("stopped", self._ledger.sweep.scheduler))
+            plateau = trial.trial_id in self._stopper.plateaus
+            self._end(trial, Ending("stopped", "plateau" if plateau else self._ledger.sweep.scheduler))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         error = trial.get_error()

@@ -7,6 +7,7 @@ what draws lots here draws them from the sweep's seed, the trial and the look.
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,10 +53,13 @@ class SweepStopper(Stopper):
 
     Attributes:
         reason: why the sweep was ended, None while it was not.
+        plateaus: trials that were ended.
     """
 
     def __init__(self, sweep: SweepSettings) -> None:
-        self._sweep, self.reason = sweep, None
+        self._sweep = sweep
+        self.reason: str | None = None
+        self.plateaus: set[str] = set()
         self._best: dict[str, tuple[float, int]] = {}
         self._seconds = 0.0
 
@@ -73,7 +77,10 @@ class SweepStopper(Stopper):
         if score > best + rules.plateau.gain:
             best, at = score, look
         self._best[trial_id] = best, at
-        return look - at >= rules.plateau.looks
+        if look - at < rules.plateau.looks:
+            return False
+        self.plateaus.add(trial_id)
+        return True
 
     def stop_all(self) -> bool:
         return self.reason is not None
@@ -137,7 +144,9 @@ class _Pb2(_Exchange, PB2):
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         donor = trial_to_clone.config["candidate"]["values"]
-        picked = super()._get_new_config(trial, trial_to_clone)[0]["candidate"]["values"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the Gaussian process's remarks on its own fit
+            picked = super()._get_new_config(trial, trial_to_clone)[0]["candidate"]["values"]
         values = dict(donor)
         for key in filter(is_live, donor):
             dimension = self._ledger.sweep.space[key]

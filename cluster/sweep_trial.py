@@ -21,7 +21,7 @@ import torch
 from ray import tune
 
 from ..envs import Stage, prepare
-from ..platform.errors import ConcertError
+from ..platform.errors import ConcertError, InputError
 from ..platform.settings import Experiment
 from ..platform.sweep_ledger import Ending, Ledger, Look
 from ..platform.sweep_space import apply
@@ -42,6 +42,7 @@ class SweepTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._trainer: Trainer | None = None
+        self._iteration_of_trainer = 0
         self._lock: IO[str] | None = None
         self._open(config)
 
@@ -83,13 +84,13 @@ class SweepTrial(tune.Trainable):
         sweep, started = self._ledger.sweep, time.monotonic()
         try:
             trainer, steps = self._at_source()
-            before = trainer.env_steps
-            told = [trainer.iterate() for _ in range(sweep.every)]
+            before, left = trainer.env_steps, number * sweep.every - self._iteration_of_trainer
+            told = [trainer.iterate() for _ in range(left)]
             scores, spread = validate(trainer.team(), trainer.stage, self._base(), sweep.sessions)
         except ConcertError as error:
             return self._write_down(self._failed(number, str(error)))
         settings = trainer.stage.experiment
-        played = sweep.every * settings.env.sessions * max(1, settings.cluster.num_env_runners)
+        played = left * settings.env.sessions * max(1, settings.cluster.num_env_runners)
         look = Look(
             number=self._number,
             look=number,
@@ -105,6 +106,7 @@ class SweepTrial(tune.Trainable):
             metrics=_means(told),
         )
         self._ledger.save_checkpoint(self._number, number, trainer.save)
+        self._iteration_of_trainer = look.iteration
         return self._write_down(look)
 
     def _at_source(self) -> tuple[Trainer, Mapping[str, int]]:
@@ -116,9 +118,20 @@ class SweepTrial(tune.Trainable):
             experiment = apply(self._ledger.experiment, self._values, self._ledger.sweep)
             torch.set_num_threads(experiment.cluster.torch_threads)
             self._trainer = Trainer(_stage(experiment.model_dump_json()))
-            if self._source:
-                self._trainer.restore(self._ledger.checkpoint(*self._source))
+            self._iteration_of_trainer = self._go_back(self._trainer)
         return self._trainer, {"env_steps": 0, "sessions": 0, **so_far}
+
+    def _go_back(self, trainer: Trainer) -> int:
+        """Restores the look that the trial goes on from, or the last sound one before it; returns its iteration."""
+        place = self._source
+        while place:
+            try:
+                trainer.restore(self._ledger.checkpoint(*place))
+                return place[1] * self._ledger.sweep.every
+            except InputError:  # torn or gone: what lies between is trained once more
+                look = self._ledger.look(*place)
+                place = look.source if look else None
+        return 0
 
     def _base(self) -> Stage:
         return _stage(self._ledger.experiment.model_dump_json())

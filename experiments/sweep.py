@@ -18,7 +18,7 @@ import torch
 from ..agents.team import Team
 from ..cluster.fits import fit_on_cluster
 from ..cluster.ray_session import ray_session
-from ..cluster.sweep import run_sweep
+from ..cluster.sweep import StoppedError, run_sweep
 from ..cluster.sweep_validate import as_base
 from ..cluster.trainer import Trainer
 from ..envs import Stage, prepare
@@ -87,7 +87,7 @@ def run(ledger: Ledger, narrator: Narrator | None = None) -> SweepResult:
                 run_sweep(ledger, record)
                 result = _finish(ledger, record, narrator, started)
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             status = "KILLED"
             raise
         finally:
