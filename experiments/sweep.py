@@ -29,9 +29,10 @@ from ..platform.sweep_space import apply
 from . import publish, sweep_publish
 from .ablation import ablate
 from .judge import Judge, table, team_act
+from .learning import History
 from .progress import Narrator
 from .sweep_record import Record
-from .train import History, lost_without
+from .train import lost_without
 
 
 @dataclass(frozen=True)
