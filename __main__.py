@@ -17,6 +17,7 @@ import click
 
 from . import __version__
 from .experiments.benchmark_verbs import fusing, fusion
+from .experiments.deploy_verbs import manifests
 from .experiments.guard import guarded
 from .experiments.job_verbs import JOB_VERBS
 from .experiments.registry_verbs import compare, promote
@@ -162,6 +163,7 @@ for verb in JOB_VERBS:
     main.add_command(verb)
 main.add_command(sweep)
 main.add_command(promote)
+main.add_command(manifests)
 main.add_command(compare)
 
 

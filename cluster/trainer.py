@@ -22,6 +22,7 @@ from ..platform.checkpoint import Checkpoint, Tell, read_checkpoint, write_check
 from ..platform.errors import ConcertError, InputError
 from .algorithms import ALGORITHMS, BatchedPPO
 from .critics import groups, spec_of, unshared
+from .gauges import show
 from .runner import FUSION_WEIGHT, SESSION_SUMS
 from .survival import capture, dismantle, lost, recover, reinstate
 
@@ -75,6 +76,7 @@ class Trainer:
                 if retry:
                     self._recover(anew=retry > 1)
                 metrics = self._iterated()
+                show(self.stage.experiment.name, metrics, self.env_steps)
                 self._kept = self._now() if cluster.num_env_runners or cluster.num_learners else None
                 return metrics
             except Exception as error:

@@ -149,6 +149,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     configs = [path for folder in ("configs", "sweeps") for path in (ROOT / "experiments" / folder).glob("*.yaml")]
+    configs += [path for path in (ROOT / "cluster" / "manifests").iterdir() if path.suffix in (".yaml", ".json")]
     expected = {f"concertrl/{path.relative_to(ROOT).as_posix()}" for path in [*PACKAGE_FILES, *configs]}
     assert held == expected | {"concertrl/py.typed"}
 
