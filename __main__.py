@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from . import __version__
+from .cluster.inside_job import COMMAND, job_metadata
 from .experiments.benchmark_verbs import fusing, fusion
 from .experiments.deploy_verbs import manifests
 from .experiments.guard import guarded
@@ -124,7 +125,8 @@ def _experiment(source: str, overrides: tuple[str, ...]) -> tuple[Experiment, st
     if "=" in source:  # no experiment named: the first word is an override
         source, overrides = "builtin", (source, *overrides)
     words = [part for part in (source, *overrides) if "tracking.uri" not in part]
-    return load_experiment(source, overrides), redact(shlex.join(["concertrl", "train", *words]))
+    typed = redact(shlex.join(["concertrl", "train", *words]))
+    return load_experiment(source, overrides), job_metadata().get(COMMAND, typed)
 
 
 @main.command(epilog=settings_help())

@@ -22,7 +22,6 @@ from urllib.parse import quote
 
 from ..platform.errors import ConcertError
 from .dashboard import Dashboard, NotThereError
-from .parcel import ENTRYPOINT
 
 STOP_WAIT_S = 30
 """What a stopped driver is given to end its MLflow run, in place of Ray's 3 seconds."""
@@ -89,7 +88,14 @@ class Jobs:
             return JobSubmissionClient(self.address, headers=self.dashboard.headers)
 
     def submit(
-        self, folder: Path, *, job: str, metadata: dict[str, str], runtime_env: dict[str, Any], **needs: Any
+        self,
+        folder: Path,
+        entrypoint: str,
+        *,
+        job: str,
+        metadata: dict[str, str],
+        runtime_env: dict[str, Any],
+        **needs: Any,
     ) -> str:
         """Sends a packed folder and starts it. Gives the job's id.
 
@@ -101,7 +107,7 @@ class Jobs:
         client = self._client
         with _one_line(self.address):
             return client.submit_job(
-                entrypoint=ENTRYPOINT, submission_id=job, runtime_env=sent, metadata=metadata, **needs
+                entrypoint=entrypoint, submission_id=job, runtime_env=sent, metadata=metadata, **needs
             )
 
     def get(self, job: str) -> Job:

@@ -1,16 +1,14 @@
 """What is sent to a cluster for a job: one folder with the code, the resolved experiment and, if asked for, the data.
 
-    workspace + experiment  --pack-->  concertrl/  experiment.yaml  job.json  data/  --Ray-->  the job's working folder
+    workspace + experiment  --pack-->  concertrl/  experiment.yaml  data/  --Ray-->  the job's working folder
 
 Nothing is sent from outside the workspace, which is the folder that `concertrl submit` is called in.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -19,26 +17,13 @@ from ..platform.errors import InputError
 from ..platform.experiment import packaged_experiments, resolved_yaml
 from ..platform.settings import Experiment
 
-EXPERIMENT, JOB, DATA = "experiment.yaml", "job.json", "data"
+EXPERIMENT, DATA = "experiment.yaml", "data"
 
 ENTRYPOINT = "python -m concertrl job"
 """What a job runs, in the folder that was sent. No word of the user's is in it, so that none is read by a shell."""
 
 MAX_DATA_BYTES = 100 * 1024**2
 """A larger dataset is not sent with a job, but put where the cluster reads it."""
-
-
-@dataclass(frozen=True)
-class JobOrder:
-    """How the job is to be run: `job.json`.
-
-    Attributes:
-        retries: times that a driver which died is started again, going on with its run.
-        as_json: whether the run ends its output with a JSON object.
-    """
-
-    retries: int = 0
-    as_json: bool = False
 
 
 def within(path: str | Path, workspace: Path, what: str) -> Path:
@@ -63,7 +48,7 @@ def check_source(source: str, workspace: Path) -> None:
         within(source, workspace, "experiment")
 
 
-def pack(experiment: Experiment, order: JobOrder, folder: Path, workspace: Path, *, ship_data: bool = False) -> None:
+def pack(experiment: Experiment, folder: Path, workspace: Path, *, ship_data: bool = False) -> None:
     """Writes what is sent into `folder`, which is made.
 
     Raises:
@@ -83,19 +68,6 @@ def pack(experiment: Experiment, order: JobOrder, folder: Path, workspace: Path,
     # It may hold the tracking server's password, which then is for the owner's eyes alone.
     with os.fdopen(os.open(folder / EXPERIMENT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(resolved_yaml(experiment))
-    (folder / JOB).write_text(json.dumps(asdict(order)), "utf-8")
-
-
-def read_order(folder: Path) -> JobOrder:
-    """How the job in this folder is to be run.
-
-    Raises:
-        InputError: the folder holds no job.
-    """
-    try:
-        return JobOrder(**json.loads((folder / JOB).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        raise InputError(f"{folder}: no job here; `concertrl submit` sends one") from None
 
 
 def requirements(ray_version: str) -> list[str]:

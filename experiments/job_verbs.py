@@ -169,16 +169,17 @@ def list_jobs(address: str, as_json: bool) -> None:
 
 
 @click.command(hidden=True)
+@JSON
 @reported
-def job() -> None:
-    """What a submitted job runs, in the folder that was sent.
+def job(as_json: bool) -> None:
+    """Train what was sent with a job: what a cluster runs, in the folder that was sent.
 
     \b
     concertrl job
     """
     from .run_job import run_job
 
-    run_job(Path.cwd())
+    run_job(Path.cwd(), as_json)
 
 
 JOB_VERBS: tuple[click.Command, ...] = (submit, status, logs, stop, list_jobs, job)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..cluster.inside_job import CODE, COMMAND, NAME
 from ..cluster.jobs import Jobs, new_job_id
-from ..cluster.parcel import ENTRYPOINT, JobOrder, check_source, pack, requirements, within
+from ..cluster.parcel import ENTRYPOINT, check_source, pack, requirements, within
 from ..platform.code_version import code_version
 from ..platform.destination import redact
 from ..platform.errors import InputError
@@ -34,7 +34,11 @@ class Order:
     workspace: Path
     env: str
     ship_data: bool
-    job: JobOrder
+    as_json: bool
+
+    @property
+    def entrypoint(self) -> str:
+        return f"{ENTRYPOINT} --json" if self.as_json else ENTRYPOINT
 
 
 def read_order(source: str, overrides: tuple[str, ...], *, env: str, ship_data: bool, as_json: bool) -> Order:
@@ -50,17 +54,17 @@ def read_order(source: str, overrides: tuple[str, ...], *, env: str, ship_data: 
     words = [word for word in (source, *overrides) if "tracking.uri" not in word]
     command = redact(shlex.join(["concertrl", "submit", *words]))
     experiment = load_experiment(source, overrides)
-    return Order(experiment, command, workspace, env, ship_data, JobOrder(as_json=as_json))
+    return Order(experiment, command, workspace, env, ship_data, as_json)
 
 
 def write(order: Order, folder: Path, address: str) -> str:
     """Packs what would be sent, and gives the command that sends it."""
-    pack(order.experiment, order.job, folder, order.workspace, ship_data=order.ship_data)
+    pack(order.experiment, folder, order.workspace, ship_data=order.ship_data)
     environment = _environment(order, metadata.version("ray"))
     more = ["--runtime-env-json", json.dumps(environment)] if environment else []
     more += ["--metadata-json", json.dumps(_metadata(order))]
     words = ["ray", "job", "submit", "--address", address, "--working-dir", str(folder), *more, "--"]
-    return f"{shlex.join(words)} {ENTRYPOINT}"
+    return f"{shlex.join(words)} {order.entrypoint}"
 
 
 def send(order: Order, jobs: Jobs, say: Callable[[str], None]) -> str:
@@ -75,9 +79,10 @@ def send(order: Order, jobs: Jobs, say: Callable[[str], None]) -> str:
     needs = {"entrypoint_num_cpus": cluster.num_cpus_driver, "entrypoint_num_gpus": cluster.num_gpus_driver}
     with tempfile.TemporaryDirectory(prefix="concertrl-job-") as place:
         folder = Path(place) / "job"
-        pack(order.experiment, order.job, folder, order.workspace, ship_data=order.ship_data)
+        pack(order.experiment, folder, order.workspace, ship_data=order.ship_data)
         jobs.submit(
             folder,
+            order.entrypoint,
             job=job,
             metadata=_metadata(order),
             runtime_env=_environment(order, jobs.dashboard.ray_version),

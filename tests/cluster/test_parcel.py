@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from concertrl.cluster.parcel import JobOrder, pack, read_order, requirements, within
+from concertrl.cluster.parcel import pack, requirements, within
 from concertrl.platform.code_version import ROOT, code_version, package_files
 from concertrl.platform.errors import InputError
 from concertrl.platform.experiment import load_experiment
@@ -34,7 +33,7 @@ def workspace(tmp_path: Path) -> Path:
 def test_the_code_in_a_parcel_answers_by_itself(tmp_path: Path) -> None:
     """Nothing of a checkout is needed on the cluster, and the same files give the same version there."""
     experiment = load_experiment("builtin", ["tracking.uri=http://me:s3cret@host"])
-    pack(experiment, JobOrder(2, True), tmp_path / "p", tmp_path)
+    pack(experiment, tmp_path / "p", tmp_path)
     look = "from concertrl.platform import code_version as code; print(code.ROOT, code.code_version())"
     ran = subprocess.run(
         [sys.executable, "-c", look], cwd=tmp_path / "p", env={}, text=True, capture_output=True, check=True
@@ -45,7 +44,6 @@ def test_the_code_in_a_parcel_answers_by_itself(tmp_path: Path) -> None:
     sent = load_experiment(tmp_path / "p" / "experiment.yaml")
     assert (sent.cluster.address, sent.tracking.uri) == ("auto", "http://me:s3cret@host")
     assert (tmp_path / "p" / "experiment.yaml").stat().st_mode & 0o077 == 0
-    assert read_order(tmp_path / "p") == JobOrder(retries=2, as_json=True)
     assert not {path.parts[0] for path in package_files()} & {"tests", "docs", ".git", "build"}
 
 
@@ -61,7 +59,7 @@ def test_a_dataset_of_the_workspace_is_sent_and_loads(workspace: Path) -> None:
     from concertrl.platform.dataset import load_dataset
 
     experiment = load_experiment("movielens", ["dataset=d"])
-    pack(experiment, JobOrder(), workspace / "p", workspace, ship_data=True)
+    pack(experiment, workspace / "p", workspace, ship_data=True)
     assert load_dataset(workspace / "p" / "data").digest == load_dataset(workspace / "d").digest
     assert yaml.safe_load((workspace / "p" / "experiment.yaml").read_text())["dataset"] == "data"
 
@@ -73,13 +71,13 @@ def test_nothing_outside_the_workspace_is_sent(workspace: Path, path: str) -> No
         within(path, workspace, "dataset")
     with pytest.raises(InputError, match="lies outside the workspace"):
         experiment = load_experiment("movielens", [f"dataset={path}"])
-        pack(experiment, JobOrder(), workspace / "p", workspace, ship_data=True)
+        pack(experiment, workspace / "p", workspace, ship_data=True)
 
 
 def test_a_link_inside_a_dataset_is_not_followed(workspace: Path) -> None:
     (workspace.parent / "secret").write_text("key")
     (workspace / "d" / "image.png").symlink_to(workspace.parent / "secret")
-    pack(load_experiment("movielens", ["dataset=d"]), JobOrder(), workspace / "p", workspace, ship_data=True)
+    pack(load_experiment("movielens", ["dataset=d"]), workspace / "p", workspace, ship_data=True)
     assert not (workspace / "p" / "data" / "image.png").exists()
 
 
@@ -90,24 +88,16 @@ def test_a_damaged_or_a_large_dataset_is_refused_before_it_is_sent(
     experiment = load_experiment("movielens", ["dataset=d"])
     monkeypatch.setattr("concertrl.cluster.parcel.MAX_DATA_BYTES", 100)
     with pytest.raises(InputError, match="too much to send with a job"):
-        pack(experiment, JobOrder(), workspace / "p", workspace, ship_data=True)
+        pack(experiment, workspace / "p", workspace, ship_data=True)
     with (workspace / "d" / "interactions.parquet").open("ab") as file:
         file.write(b"x")
     with pytest.raises(InputError, match="does not match the hash"):
-        pack(experiment, JobOrder(), workspace / "q", workspace, ship_data=True)
+        pack(experiment, workspace / "q", workspace, ship_data=True)
 
 
 def test_a_folder_here_means_nothing_on_a_cluster(workspace: Path) -> None:
     with pytest.raises(InputError, match="give --ship-data to send it"):
-        pack(load_experiment("movielens", ["dataset=d"]), JobOrder(), workspace / "p", workspace)
-
-
-def test_a_folder_without_a_job_is_told(tmp_path: Path) -> None:
-    for content in (None, "[]", '{"retries": 1, "evil": 2}', "{"):
-        if content is not None:
-            (tmp_path / "job.json").write_text(content)
-        with pytest.raises(InputError, match="no job here"):
-            read_order(tmp_path)
+        pack(load_experiment("movielens", ["dataset=d"]), workspace / "p", workspace)
 
 
 def test_requirements_are_pinned_to_what_is_here_and_ray_to_the_clusters() -> None:
@@ -115,4 +105,3 @@ def test_requirements_are_pinned_to_what_is_here_and_ray_to_the_clusters() -> No
     assert "ray[default,rllib,tune]==2.60.9" in needed or "ray[rllib,tune]==2.60.9" in needed
     assert all("==" in line and "+" not in line for line in needed)
     assert not [line for line in needed if line.startswith(("pytest", "ruff"))]
-    assert json.dumps(needed)
