@@ -35,6 +35,7 @@ from ..platform.settings import TrainSettings
 from .critics import Group, critic_dim, groups, spec_of
 from .learner import CREDIT_OVER, REWARD_SCALE, BatchedPPOLearner
 from .module import AgentModule
+from .placement import runners_placed
 from .runner import BatchedEnvRunner, spaces_of
 
 SILENT_S = 600.0
@@ -50,6 +51,11 @@ class BatchedPPO(PPO):
     @classmethod
     def get_default_config(cls) -> BatchedPPOConfig:
         return BatchedPPOConfig()
+
+    def setup(self, config: Any) -> None:
+        """RLlib's own, with the env runners where there is room for them."""
+        with runners_placed(config.placed):
+            super().setup(config)
 
     env_steps: int = 0
     """Steps sampled over the run's whole life. RLlib's own counter starts at 0 in an algorithm that is built again."""
@@ -141,6 +147,7 @@ class BatchedPPOConfig(PPOConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or BatchedPPO)
+        self.placed: Any = None  # the run's placement group, where it has one (placement.py)
         self.env_runners(
             env_runner_cls=BatchedEnvRunner,
             # With the default of 1, of two set_state calls in a row (build, then restore) the second may be dropped.
@@ -150,6 +157,14 @@ class BatchedPPOConfig(PPOConfig):
         self.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0.0)
         self.env_runners(sample_timeout_s=SILENT_S)
         self.learners(add_default_connectors_to_learner_pipeline=False)
+
+    def build_learner_group(self, **options: Any) -> Any:
+        """RLlib's own, with the learners in the bundles that the env runners leave of the run's placement group."""
+        group = super().build_learner_group(**({"placement_group": self.placed} | options))
+        if group.is_remote and self.placed is not None:
+            # It would give back the whole group when it ends, and with it the place of the env runners.
+            group._backend_executor._placement_group = None
+        return group
 
     def get_default_learner_class(self) -> type[BatchedPPOLearner]:
         return BatchedPPOLearner
@@ -175,11 +190,13 @@ def configure_ppo(stage: Stage) -> BatchedPPOConfig:
         rollout_fragment_length=env.horizon,
         num_cpus_per_env_runner=cluster.num_cpus_per_env_runner,
         num_gpus_per_env_runner=cluster.num_gpus_per_env_runner,
+        custom_resources_per_env_runner=dict(cluster.resources_per_env_runner),
     )
     config.learners(
         num_learners=cluster.num_learners,
         num_cpus_per_learner=cluster.num_cpus_per_learner if cluster.num_learners else "auto",
         num_gpus_per_learner=cluster.num_gpus_per_learner,
+        custom_resources_per_learner=dict(cluster.resources_per_learner),
     )
     config.learner_config_dict = {REWARD_SCALE: train.reward_scale, CREDIT_OVER: experiment.reward.credit_over}
     config.multi_agent(policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: agent)

@@ -23,6 +23,7 @@ from ..platform.errors import ConcertError, InputError
 from .algorithms import ALGORITHMS, BatchedPPO
 from .critics import groups, spec_of, unshared
 from .gauges import show
+from .placement import placed_text, release, reserve
 from .runner import FUSION_WEIGHT, SESSION_SUMS
 from .survival import capture, dismantle, lost, recover, reinstate
 
@@ -58,7 +59,14 @@ class Trainer:
         self.stage, self._tell = stage, tell
         self.iteration, self.env_steps, self.recoveries = 0, 0, 0
         self._kept: Checkpoint | None = None
-        self._algorithm = self._built()
+        self._placed = reserve(stage.experiment.cluster)
+        try:
+            self._algorithm = self._built()
+            if stage.experiment.cluster.address:
+                tell(placed_text(self._algorithm))
+        except BaseException:
+            release(self._placed)
+            raise
 
     def iterate(self) -> dict[str, float]:
         """One iteration: sample, learn, hand out the weights.
@@ -105,7 +113,9 @@ class Trainer:
         return metrics
 
     def _built(self) -> BatchedPPO:
-        return cast(BatchedPPO, ALGORITHMS[self.stage.experiment.train.algorithm](self.stage).build_algo())
+        config = ALGORITHMS[self.stage.experiment.train.algorithm](self.stage)
+        config.placed = self._placed
+        return cast(BatchedPPO, config.build_algo())
 
     def _recover(self, *, anew: bool) -> None:
         """Brings what died back, or builds all of it anew, and goes back to the end of the last iteration."""
@@ -175,8 +185,10 @@ class Trainer:
         return untrained_team(self.stage, policies)
 
     def stop(self) -> None:
-        """Ends the env runners and learners."""
+        """Ends the env runners and learners, and gives back their places."""
         dismantle(self._algorithm)
+        release(self._placed)
+        self._placed = None
 
     def __enter__(self) -> Trainer:
         return self

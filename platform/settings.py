@@ -195,6 +195,16 @@ class ClusterSettings(Settings):
     num_cpus_per_fit: NonNegative = Field(default=1.0, description="of a tower fitted on the cluster at `address`")
     num_gpus_per_fit: NonNegative = 0.0
     torch_threads: Positive = Field(default=1, description="of the driver; a busy neighbour makes more than one slower")
+    resources_per_env_runner: dict[str, NonNegative] = Field(
+        default={}, description="further resources of the nodes that runners go to, such as {runner: 1}"
+    )
+    resources_per_learner: dict[str, NonNegative] = Field(default={}, description="the same for learners")
+    placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD", "none"] = Field(
+        default="PACK", description="on the cluster at `address`: few nodes, many, one, one each, or as Ray sees fit"
+    )
+    placement_timeout_s: NonNegative = Field(
+        default=600.0, description="how long a run waits until all its runners and learners have room"
+    )
     num_cpus_driver: NonNegative = Field(
         default=0.0, description="of a submitted job's driver; 0 and no GPU: it runs on the head node, nothing reserved"
     )
