@@ -8,7 +8,7 @@ Without it Ray starts a run's processes one by one: two runs may each hold half 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,9 @@ from unittest import mock
 
 from ..platform.errors import ConcertError
 from ..platform.settings import ClusterSettings
+
+SOON_S = 5.0
+"""A run that waits longer for its place says so."""
 
 SHOWN = 12
 """Digits of a node's id that are told."""
@@ -43,7 +46,7 @@ def described(needs: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in needs.items()) or "nothing"
 
 
-def reserve(cluster: ClusterSettings) -> Any:
+def reserve(cluster: ClusterSettings, tell: Callable[[str], None] = lambda line: None) -> Any:
     """A placement group for the parts, once all of them have room; None where the run has none of its own to make.
 
     That is so on a cluster of our own, which is as large as it must be, inside a trial of a sweep, which has a group
@@ -61,7 +64,11 @@ def reserve(cluster: ClusterSettings) -> Any:
     if get_current_placement_group() is not None:
         return None
     group = placement_group([part.needs for part in wanted], strategy=cluster.placement)
-    if group.wait(cluster.placement_timeout_s):
+    soon = min(SOON_S, cluster.placement_timeout_s)
+    if group.wait(soon):
+        return group
+    tell(f"waiting for room for {_counted(wanted)}")
+    if group.wait(cluster.placement_timeout_s - soon):
         return group
     remove_placement_group(group)
     raise ConcertError(

@@ -59,7 +59,7 @@ class Trainer:
         self.stage, self._tell = stage, tell
         self.iteration, self.env_steps, self.recoveries = 0, 0, 0
         self._kept: Checkpoint | None = None
-        self._placed = reserve(stage.experiment.cluster)
+        self._placed = reserve(stage.experiment.cluster, tell)
         try:
             self._algorithm = self._built()
             if stage.experiment.cluster.address:

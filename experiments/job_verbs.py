@@ -13,6 +13,7 @@ import click
 
 from ..platform.destination import redact
 from ..platform.errors import ConcertError, InputError
+from ..platform.experiment import load_experiment
 from .verbs import JSON, reported
 
 if TYPE_CHECKING:
@@ -182,7 +183,37 @@ def job(as_json: bool) -> None:
     run_job(Path.cwd(), as_json)
 
 
-JOB_VERBS: tuple[click.Command, ...] = (submit, status, logs, stop, list_jobs, job)
+@click.command()
+@click.argument("experiment", default="builtin")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--address", default=None, help="The cluster's dashboard; default: this machine.")
+@JSON
+@reported
+def plan(experiment: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+    """Tell what a run would place where, and whether it fits, before anything starts.
+
+    \b
+    concertrl plan builtin cluster.num_env_runners=8 cluster.num_learners=2 cluster.num_gpus_per_learner=1 \\
+        --address http://127.0.0.1:8265
+    """
+    if "=" in experiment:
+        experiment, overrides = "builtin", (experiment, *overrides)
+    settings = load_experiment(experiment, overrides)
+    from ..cluster.dashboard import Dashboard
+    from ..cluster.plan import make_plan, plan_text, this_machine
+
+    if address is None:
+        nodes = this_machine(settings)
+    else:
+        settings = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"address": "auto"})})
+        nodes = Dashboard(address).nodes
+    found = make_plan(settings, nodes)
+    click.echo(json.dumps(found.as_dict()) if as_json else plan_text(found))
+    if not found.fits:
+        raise ConcertError(f"{settings.name} cannot be placed: {found.short}")
+
+
+JOB_VERBS: tuple[click.Command, ...] = (plan, submit, status, logs, stop, list_jobs, job)
 
 
 def _jobs(address: str) -> Jobs:

@@ -1,4 +1,4 @@
-"""`ray` whose nodes stay on 127.0.0.1: it would replace the loopback address by the machine's own, to be reached by others.
+"""`ray` whose nodes stay on 127.0.0.1; it would put the machine's own address in its place.
 
 python loopback_ray.py start --address=127.0.0.1:PORT ...
 """

@@ -24,7 +24,7 @@ from concertrl.platform.experiment import settings_keys
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 VERBS = ["train", "ingest", "deliver", "ui", "benchmark throughput", "benchmark pretrain", "evaluate", "experiments"]
-VERBS += ["submit", "status", "logs", "stop", "list"]
+VERBS += ["plan", "submit", "status", "logs", "stop", "list"]
 PASSWORD = "s3cret-pass"
 
 LOAD = """
