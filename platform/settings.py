@@ -200,7 +200,7 @@ class ClusterSettings(Settings):
     )
     resources_per_learner: dict[str, NonNegative] = Field(default={}, description="the same for learners")
     placement: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD", "none"] = Field(
-        default="PACK", description="on the cluster at `address`: few nodes, many, one, one each, or as Ray sees fit"
+        default="none", description="on the cluster at `address`: few nodes, many, one, one each, or as Ray sees fit"
     )
     placement_timeout_s: NonNegative = Field(
         default=600.0, description="how long a run waits until all its runners and learners have room"

@@ -9,7 +9,9 @@ from concertrl.cluster.trainer import Trainer
 from concertrl.envs import Stage
 from concertrl.platform.errors import ConcertError
 
-JOINED = {"address": "auto", "num_env_runners": 2, "num_learners": 2}
+pytestmark = pytest.mark.slow
+
+JOINED = {"address": "auto", "placement": "PACK", "num_env_runners": 2, "num_learners": 2}
 SHORT = {"iterations": 1, "minibatch": 64, "epochs": 1}
 
 

@@ -18,7 +18,7 @@ CPUS = Node("cpus" + "0" * 20, "c", "10.0.0.3", False, {"CPU": 4.0, "runner": 4.
 
 
 def plan_of(*words: str, nodes: tuple[Node, ...] = (HEAD, GPUS, CPUS)) -> Plan:
-    return make_plan(load_experiment("builtin", ["cluster.address=auto", *words]), nodes)
+    return make_plan(load_experiment("builtin", ["cluster.address=auto", "cluster.placement=PACK", *words]), nodes)
 
 
 def hosts(plan: Plan, what: str) -> list[str | None]:
