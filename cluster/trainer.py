@@ -166,7 +166,7 @@ class Trainer:
         """Goes on from a checkpoint that was read; see `restore`."""
         try:
             self._go_back(kept)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(f"{name}: of a team with other networks ({reason}); give its own experiment") from None
         self._kept = kept

@@ -57,6 +57,8 @@ class Learning:
         """Goes back to the run's latest good checkpoint, if it has one."""
         past = self.folder.latest(self.narrator.say)
         if past is None:
+            if self.folder.facts["resumed"]:
+                self.narrator.say("there is no checkpoint that can be read; the run starts from its beginning")
             self.history.add(0, self.judge.glance(team_act(self.trainer.team())))
             return
         self._take(past)

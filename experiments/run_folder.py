@@ -90,8 +90,8 @@ class RunFolder:
             raise InputError(f"{home / FACTS}: of another version ({error.error_count()} keys differ)") from None
         if facts["uri_withheld"] and experiment.tracking.uri is None:
             raise InputError(f"run {run}: its tracking URI had a password and was not kept; give tracking.uri=URI")
-        if facts["finished"] and facts["iterations"] >= experiment.train.iterations:
-            raise InputError(f"run {run} is finished; give train.iterations=N beyond {facts['iterations']} to go on")
+        if facts["finished"] and (done := facts.get("iterations", 0)) >= experiment.train.iterations:
+            raise InputError(f"run {run} is finished; give train.iterations=N beyond {done} to go on")
         return cls(home, facts), experiment
 
     def note(self, tell: Tell, **facts: Any) -> None:

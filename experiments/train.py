@@ -142,9 +142,9 @@ def _folder(folder: RunFolder | None, stage: Stage, run: Run, command: str, narr
 
 def _judge_yardsticks(judge: Judge, narrator: Narrator, folder: RunFolder) -> dict[str, Score]:
     """Every yardstick's score, from the run's folder where an earlier process left it."""
-    if told := folder.facts.get("scores"):
+    fixed, told = yardsticks(judge.stage), folder.facts.get("scores", {})
+    if set(told) == set(fixed):
         return {name: Score(Interval(*each["returns"]), each["length"], each["clicks"]) for name, each in told.items()}
-    fixed = yardsticks(judge.stage)
     scores = {}
     for name, act in narrator.track(fixed.items(), len(fixed), "judging the yardsticks"):
         scores[name] = judge.score(act)

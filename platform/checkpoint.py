@@ -110,6 +110,8 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         content = {name: _verified(folder / name, manifest["files"][name]) for name in (TENSORS, WORDS)}
         words = json.loads(content[WORDS])
         tensors = load(content[TENSORS])
+        if not isinstance(words, dict):
+            raise TypeError(f"{WORDS} is no mapping")
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; the checkpoint is torn, or is none") from None
     except SafetensorError as error:
@@ -134,8 +136,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = json.loads(content)
     if not isinstance(manifest, dict) or _hash(_plain(manifest)) != manifest.get("check"):
         raise InputError(f"{folder / MANIFEST}: damaged, not the bytes that were written; take an earlier checkpoint")
-    if manifest["format"] != FORMAT:
-        raise InputError(f"{folder / MANIFEST}: format {manifest['format']} is not {FORMAT}; read it with its version")
+    if not all(isinstance(manifest.get(name), dict) for name in ("files", "about")):
+        raise InputError(f"{folder / MANIFEST}: not the manifest of a checkpoint; take an earlier checkpoint")
+    if (number := manifest.get("format")) != FORMAT:
+        raise InputError(f"{folder / MANIFEST}: format {number} is not {FORMAT}; read it with its version")
     if outside := sorted(set(manifest["files"]) - {TENSORS, WORDS}):
         raise InputError(f"{folder / MANIFEST}: names {outside[0]!r}, which is no file of a checkpoint")
     return manifest

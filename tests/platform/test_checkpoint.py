@@ -127,6 +127,23 @@ def test_nothing_outside_the_folder_is_read(folder: Path, tmp_path: Path) -> Non
         read_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"about": []}, {"files": None}, {"files": {TENSORS: 1, WORDS: {}}}, {"format": None}]
+)
+def test_a_manifest_of_another_shape_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    signed(folder, lambda manifest: manifest.update(change))
+    with pytest.raises(InputError, match=r"not the manifest of|no checkpoint that can be read|format None is not 1"):
+        read_checkpoint(folder)
+    prune(folder.parent, CheckpointSettings())
+    assert folder.exists()
+
+
+def test_a_state_that_is_no_mapping_is_refused(folder: Path) -> None:
+    replaced(folder, WORDS, b"[]")
+    with pytest.raises(InputError, match=r"state\.json is no mapping"):
+        read_checkpoint(folder)
+
+
 def test_another_format_is_told(folder: Path) -> None:
     signed(folder, lambda manifest: manifest.update(format=9))
     with pytest.raises(InputError, match="format 9 is not 1"):
