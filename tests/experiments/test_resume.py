@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -61,12 +59,13 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(
         [sys.executable, "-m", "concertrl", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     run_id = heard(process, "MLflow run ").split()[-1]
-    heard(process, r"iteration 1/3")
-    seen = psutil.Process(process.pid).children(recursive=True)
+    heard(process, "  training")
+    driver, seen = driver_of(process), psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in each.name() for each in seen)
-    os.kill(driver_of(process).pid, signal.SIGKILL)  # the guard beside it starts another
+    heard(process, r"iteration 1/3")
+    driver.kill()  # the guard beside it starts another
     assert "another goes on with run" in heard(process, "the driver died")
-    heard(process, r"going on from iteration [12]")
+    heard(process, r"going on from iteration \d")
     seen += psutil.Process(process.pid).children(recursive=True)
     process.kill()  # the guard; the driver dies with it
     process.wait()
