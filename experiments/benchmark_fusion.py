@@ -30,6 +30,9 @@ from .fusion_cells import FIXED, TRAINED, Sizes, run_cell
 
 Say = Callable[[str], None]
 
+EDITION = 2
+"""Raised when the code changes what a cell comes to, so that older cells are not taken for new ones."""
+
 SEEDS, QUICK_SEEDS = 5, 2
 
 QUICK = Sizes(sessions=512, looks=20, bandit=300)
@@ -119,7 +122,7 @@ def _key(experiment: Experiment, sizes: Sizes) -> str:
     played = experiment.model_dump(mode="json", exclude={"tracking", "cluster", "evaluate", "dataset"})
     played["agents"]["encoder"].pop("cache")
     data = load_dataset(experiment.dataset).digest if experiment.dataset else None
-    parts = json.dumps([played, data, asdict(sizes), __version__], sort_keys=True)
+    parts = json.dumps([played, data, asdict(sizes), __version__, EDITION], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
