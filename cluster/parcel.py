@@ -58,13 +58,14 @@ def pack(experiment: Experiment, folder: Path, workspace: Path, *, ship_data: bo
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty; name a new folder")
     experiment = _portable(experiment, workspace, ship_data)
+    # First, since it may be refused, and then nothing is to be left behind.
+    if experiment.dataset is not None and ship_data:
+        _copy_dataset(within(experiment.dataset, workspace, "dataset"), folder / DATA)
+        experiment = experiment.model_copy(update={"dataset": DATA})
     for path in package_files():
         target = folder / "concertrl" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target)
-    if experiment.dataset is not None and ship_data:
-        _copy_dataset(within(experiment.dataset, workspace, "dataset"), folder / DATA)
-        experiment = experiment.model_copy(update={"dataset": DATA})
     # It may hold the tracking server's password, which then is for the owner's eyes alone.
     with os.fdopen(os.open(folder / EXPERIMENT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(resolved_yaml(experiment))

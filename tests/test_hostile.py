@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 PASSWORD = "s3cret-pass"
 
 TABLE = "user_id,item_id,rating,timestamp\n" + "".join(
