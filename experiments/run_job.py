@@ -1,11 +1,18 @@
-"""What a cluster runs of a submitted job, in the folder that was sent: `concertrl train`, as on a laptop."""
+"""What a cluster runs of a submitted job: `concertrl train`, as on a laptop.
+
+    the folder that Ray unpacked  --copied-->  ~/concertrl/jobs/<submission id>  -->  concertrl train, there
+
+Ray deletes its folder when the driver that it belongs to has left the cluster, and where a driver dies another goes on.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
+from ..cluster.inside_job import job_metadata
 from ..cluster.parcel import EXPERIMENT
 from ..platform.experiment import load_experiment
 
@@ -20,6 +27,8 @@ def run_job(folder: Path, as_json: bool) -> None:
         InputError: there is no experiment, or it cannot be used.
     """
     tracking = load_experiment(folder / EXPERIMENT).tracking
+    job = job_metadata().get("job_submission_id", "by-hand")
+    os.chdir(shutil.copytree(folder, Path.home() / HOME / "jobs" / Path(job).name, dirs_exist_ok=True))
     words = [sys.executable, "-m", __name__.partition(".")[0], "train", EXPERIMENT]
     if not Path(tracking.folder).is_absolute():
         words.append(f"tracking.folder={Path.home() / HOME / tracking.folder}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,8 +79,11 @@ def train(
         folder, experiment = RunFolder.found(resume, overrides)
         run_id, command = folder.facts["run_id"], folder.facts["command"]
     experiment = load_experiment(experiment) if isinstance(experiment, str) else experiment
+    # A cluster is joined once: what Ray keeps for a job goes when its driver leaves.
+    joined = ray_session(experiment.cluster) if experiment.cluster.address else nullcontext()
     try:
-        return _trained(experiment, narrator or Narrator.silent(), command, run_id, folder)
+        with joined:
+            return _trained(experiment, narrator or Narrator.silent(), command, run_id, folder)
     finally:
         if folder is not None:
             folder.close()
@@ -92,8 +95,7 @@ def _trained(
     started = time.monotonic()
     torch.set_num_threads(experiment.cluster.torch_threads)
     if experiment.cluster.address:
-        with ray_session(experiment.cluster):
-            fit_on_cluster(experiment, narrator.say)
+        fit_on_cluster(experiment, narrator.say)
     stage = prepare(experiment, narrator.say)
     going = {"run_id": run_id, "since": folder.facts["started"] if folder else None}
     with (

@@ -170,6 +170,7 @@ FILES = (
     "towers/towers.json",
     "towers/cf.safetensors",
     "towers/content.safetensors",
+    "towers/content.notes.json",
     "towers/sentiment.safetensors",
     "towers/sentiment.notes.json",
 )

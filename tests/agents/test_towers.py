@@ -184,7 +184,8 @@ def test_saved_towers_come_back_as_they_were(tmp_path: Path, fitted: dict[str, T
     save_towers(fitted, tmp_path / "team" / "towers")
     assert same(load_towers(tmp_path / "team" / "towers"), fitted)
     names = {path.name for path in (tmp_path / "team" / "towers").iterdir()}
-    assert names == {INDEX, "cf.safetensors", "content.safetensors", "sentiment.safetensors"}
+    files = {"cf.safetensors", "content.safetensors", "content.notes.json", "sentiment.safetensors"}
+    assert names == {INDEX, *files}
     save_towers({"cf": fitted["cf"]}, tmp_path / "team" / "towers")
     assert list(load_towers(tmp_path / "team" / "towers")) == ["cf"]
 

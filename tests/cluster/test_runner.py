@@ -53,7 +53,7 @@ def test_a_row_goes_on_where_it_stood_or_starts_anew(runner_of: Callable[..., Ba
 
 
 def test_users_leave_or_reach_the_horizon_and_never_both(runner_of: Callable[..., BatchedEnvRunner]) -> None:
-    runner = runner_of()
+    runner = runner_of(env={"sessions": 128})  # enough that some of them reach the horizon
     columns = columns_of(runner)
     left, truncated = columns["cf"]["terminateds"], columns["cf"]["truncateds"]
     assert left.any() and truncated.any() and not (left & truncated).any()
