@@ -142,7 +142,7 @@ def history(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     client = MlflowClient(local_uri(folder))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    names = [name for name in run.data.metrics if not name.startswith(("system/", "throughput/"))]
+    names = [name for name in run.data.metrics if not name.startswith(("system/", "throughput/", "seconds"))]
     return {name: [(one.step, one.value) for one in client.get_metric_history(run_id, name)] for name in names}
 
 
