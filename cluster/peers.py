@@ -11,7 +11,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED
 from ray.tune.registry import register_env
 
 from ..envs import ConcertEnv, Stage
-from .algorithms import configure_ppo
+from .algorithms import BatchedPPO, configure_ppo
 
 STOCK_ENV = "concertrl_stock"
 
@@ -43,6 +43,8 @@ class RLlibPeer:
         runner: Any = self._algorithm.env_runner
         steps = sum(part.env_steps() for part in runner.sample())
         runner.get_metrics()  # emptied here, so that they are not counted again by the next iteration
+        if isinstance(self._algorithm, BatchedPPO):
+            self._algorithm.samples += 1  # it counts how often its runners have sampled
         return steps
 
     def train(self) -> int:
