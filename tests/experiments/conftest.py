@@ -17,7 +17,7 @@ from concertrl.platform.settings import Experiment
 
 CHANGES = {
     "env": {"sessions": 32},
-    "train": {"iterations": 3, "minibatch": 64, "epochs": 2, "checkpoint": {"every": 2}},
+    "train": {"iterations": 3, "minibatch": 64, "epochs": 2, "checkpoint": {"every": 2, "keep_every": 2}},
     "evaluate": {"seeds": 3, "sessions": 32, "every": 1},
 }
 
