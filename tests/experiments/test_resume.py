@@ -50,6 +50,7 @@ def driver_of(process: subprocess.Popen[str]) -> psutil.Process:
     return next(child for child in psutil.Process(process.pid).children() if "train" in child.cmdline())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_killed_twice_ends_as_one_that_never_was(
     trained: Any, cli: Callable[..., Any], tiny: list[str], tmp_path: Path
@@ -62,7 +63,7 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(
     heard(process, "  training")
     driver, seen = driver_of(process), psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in each.name() for each in seen)
-    heard(process, r"iteration 1/3")
+    heard(process, r"iteration 2/3")  # whose checkpoint may still be missing; that of the first is there
     driver.kill()  # the guard beside it starts another
     assert "another goes on with run" in heard(process, "the driver died")
     heard(process, r"going on from iteration \d")
@@ -140,6 +141,7 @@ def test_what_cannot_go_on_is_told_in_one_line(begun: Path, tmp_path: Path) -> N
     assert "damaged, not what a run writes" in refused(begun, "abc123", uri)
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_checkpoint_stops_nothing(small_stage: Stage, tmp_path: Path) -> None:
     experiment = override(small_stage.experiment, [f"tracking.folder={tmp_path}", "env.sessions=8"])
     stage, lines = replace(small_stage, experiment=experiment), []

@@ -20,6 +20,7 @@ from concertrl.platform.tracking import start_run
 from servers import Chromium, MlflowServer, Postgres, postgres_programs
 
 pytestmark = [
+    pytest.mark.slow,  # minutes
     pytest.mark.timeout(600),
     pytest.mark.skipif(postgres_programs() is None, reason="PostgreSQL is not installed (Debian: postgresql)"),
     pytest.mark.skipif(
