@@ -18,13 +18,18 @@ GARBAGE = 1e30
 """Scores of empty places, which must not be read."""
 
 
+def well_scaled(score: float) -> float:
+    """Down to 1e-30: a power of two times less would fall below the normal floats, which round."""
+    return score if abs(score) >= 1e-30 else 0.0
+
+
 @st.composite
 def ballots(draw: st.DrawFn, whole: bool = False, short: bool = True) -> Ballots:
     """B users, A agents, n places over a catalog small enough for much agreement; scores fall strictly."""
     batch, agents, length = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 6))
     catalog = draw(st.integers(length, 12))
     order = st.permutations(range(catalog)).map(lambda items: items[:length])
-    number = st.integers(-50, 50) if whole else st.floats(-50, 50, width=32)
+    number = st.integers(-50, 50) if whole else st.floats(-50, 50, width=32).map(well_scaled)
     number = st.lists(number, min_size=length, max_size=length, unique=True).map(lambda row: sorted(row, reverse=True))
     items = torch.tensor([[draw(order) for _ in range(agents)] for _ in range(batch)])
     scores = torch.tensor([[draw(number) for _ in range(agents)] for _ in range(batch)], dtype=torch.float32)
