@@ -20,7 +20,7 @@ train: $(STAMP)  ## train a team on the built-in world and print its table
 	$(BIN)/concertrl train $(ARGS)
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # A checker that reads folders, and imports nothing, must meet the package under its own name.
 check: $(STAMP)  ## lint, format, types and the import contract

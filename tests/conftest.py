@@ -26,6 +26,18 @@ settings.register_profile("house", derandomize=True, deadline=None, max_examples
 settings.load_profile("house")
 
 
+IN_PROCESS = ("platform", "agents", "envs")
+"""Rooms whose tests start no Ray: under pytest-xdist they are one group, and the others another."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups for `-n 2 --dist loadgroup`: each stage is made by one process, and Ray has one to itself."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("numbers" if room in IN_PROCESS else "processes"))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data sets, from CONCERTRL_DATA; the test is skipped where it is not set."""
