@@ -154,15 +154,15 @@ NOISE = random.Random(0)
 LONG = HEADER + "".join(f"{NOISE.randbytes(9).hex()},{NOISE.randbytes(9).hex()},4,1000\n" for _ in range(30_000))
 WHOLE = [
     ("csv", "t.csv", "", {}, "is empty"),
-    ("csv", "t.csv", gzip.compress(b""), {}, "is empty"),
+    ("csv", "t.csv", gzip.compress(b"", mtime=0), {}, "is empty"),
     ("csv", "t.csv", HEADER.encode(), {}, "has no rows"),
     ("csv", "t.csv", b"\n\n", {}, "no column names"),
     ("csv", "t.csv", b'"user_id\n', {}, "the line of column names is not CSV"),
     ("csv", "t.csv", b"user_id,item_id,item_id\na,x,x\n", {}, 'two columns are named "item_id"'),
     ("csv", "t.csv", random.Random(0).randbytes(5000), {}, "is not text"),
     ("csv", "t.csv", (HEADER + GOOD).encode("utf-16"), {}, "is not text"),
-    ("csv", "t.csv.gz", gzip.compress((HEADER + GOOD * 9999).encode())[:-5], {}, "gzip file is cut short"),
-    ("csv", "t.csv.gz", gzip.compress(LONG.encode(), 1)[:-2000], {}, "gzip file is cut short"),
+    ("csv", "t.csv.gz", gzip.compress((HEADER + GOOD * 9999).encode(), mtime=0)[:-5], {}, "gzip file is cut short"),
+    ("csv", "t.csv.gz", gzip.compress(LONG.encode(), 1, mtime=0)[:-2000], {}, "gzip file is cut short"),
     ("csv", "t.csv.gz", b"\x1f\x8b" + b"not really gzip", {}, "gzip file is damaged"),
     (
         "csv",
