@@ -3,7 +3,8 @@
     read      history            ->  Reading     each tower's query for the user, and how sure it is
     observe   reading, traces    ->  {agent: observation}
     ask       reading, traces, actions   ->  queries     action = gains on what the agent saw, and a free residual
-    propose   queries            ->  ballots
+    lean      traces, actions    ->  what an agent adds to the scores of each theme
+    propose   queries, leans     ->  ballots
     weigh     traces, actions    ->  weights     action = residual on the logarithm of the static weights, and gains on
                                                  what each agent has shown to be worth
     fuse      ballots, weights   ->  slate
@@ -15,7 +16,6 @@ recommenders, d_k dimensions of tower k, D their sum, N items, n items on a ball
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,17 +25,23 @@ from torch import Tensor
 
 from ..platform.diversity import diversify
 from ..platform.fusion import Ballots, fuse, fuse_coalitions, shares
-from ..platform.ranking import best_items, rows_matmul
+from ..platform.ranking import best_items
 from ..platform.settings import FusionSettings, TrainSettings
+from .likeness import Likeness
 from .policy import PolicySpec
 from .profiles import profile
+from .themes import themes_of
 from .tower import PAD, History, Tower
-from .traces import TRACE_FADE, Traces, faded
+from .traces import CLICK_FADE, TRACE_FADE, Traces, faded
 
 CONDUCTOR = "conductor"
 
-GAINS = (1.0, 4.0, 1.0)
-"""Units of a recommender's gains on its query, its click trace and its shown trace."""
+GAINS, THEME_GAIN, RESIDUAL = (1.0, 2.0, 0.5), 5.0, 0.2
+"""Units of a recommender's gains on its query, its click trace and its shown trace; of its gain on the themes that were
+shown; and of its free residual."""
+
+LED = len(GAINS) + 1
+"""Gains in a recommender's action; the residual follows."""
 
 CONDUCTOR_GAINS = {"hits": 1.0, "trust": 4.0, "agreement": 8.0, "steadiness": 12.0}
 """Units of the conductor's gains on what a session has shown of the agents, in logits of a fusion weight."""
@@ -97,12 +103,10 @@ class Ensemble:
         self.dims = {name: tower.dim for name, tower in self.towers.items()}
         # Centred once, so that a query's scores have mean 0 and a variance that needs no scores.
         centred = [tower.item_vectors - tower.item_vectors.mean(0) for tower in self.towers.values()]
+        self.likeness = Likeness(centred)
+        self.themes = themes_of(self.towers.values())
         self._columns = [vectors.t().contiguous() for vectors in centred]
-        self._covariance = [vectors.t() @ vectors / len(vectors) for vectors in centred]
-        self._between = {
-            (j, k): centred[j].t() @ centred[k] / len(centred[j])
-            for j, k in itertools.combinations(range(len(centred)), 2)
-        }
+        self._reach = [torch.cat([vectors, self.themes], dim=1).t().contiguous() for vectors in centred]
         self._vectors = torch.cat(centred, dim=1)
         self._scale = torch.cat([self._trace_scale(tower) for tower in self.towers.values()])
 
@@ -128,18 +132,16 @@ class Ensemble:
     def action_dim(self, agent: str) -> int:
         if agent == CONDUCTOR:
             return len(self.recommenders) + len(CONDUCTOR_GAINS)
-        return len(GAINS) + self.dims[agent]
+        return LED + self.dims[agent]
 
     def action_limit(self, agent: str) -> float:
         return WEIGHT_LIMIT if agent == CONDUCTOR else QUERY_LIMIT
 
     def policy_spec(self, agent: str, train: TrainSettings) -> PolicySpec:
-        """The shape of an agent's policy: gains and weights explore in large steps, the free residual in small ones."""
-        led = self.action_dim(agent) if agent == CONDUCTOR else len(GAINS)
-        free = self.action_dim(agent) - led
-        spread = (train.initial_std,) * led + (train.residual_std,) * free
-        constant = CONSTANT_GAINS if agent == CONDUCTOR else 0
-        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), constant)
+        """The shape of an agent's policy."""
+        spread = (train.initial_std,) * self.action_dim(agent)
+        constant, shared = (CONSTANT_GAINS, 0) if agent == CONDUCTOR else (0, LED)
+        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), constant, shared)
 
     # --- read and observe
 
@@ -158,7 +160,7 @@ class Ensemble:
         """The traces of B sessions that have not begun."""
         width, agents = self._vectors.shape[1], len(self.recommenders)
         sizes = {"clicked": width, "shown": width, "asked": width, "rates": 2}
-        sizes |= dict.fromkeys(OF_EACH[:-1], agents)
+        sizes |= {"worn": self.themes.shape[1], **dict.fromkeys(OF_EACH[:-1], agents)}
         return Traces(**{name: torch.zeros(batch, size, device=self.device) for name, size in sizes.items()})
 
     def observe(self, reading: Reading, traces: Traces, progress: Tensor) -> dict[str, Tensor]:
@@ -188,8 +190,8 @@ class Ensemble:
     def ask(self, reading: Reading, traces: Traces, actions: Mapping[str, Tensor]) -> list[Tensor]:
         """The agents' queries, one `(B, d_k)` a tower, scaled so that the scores of the catalog have variance 1.
 
-        An action `(B, 3 + d_k)` is three gains and a residual r: the agent asks for
-        (1 + g1) query + 4 g2 clicked + g3 shown + r. An agent that is missing from `actions` asks as its tower does.
+        An action `(B, 4 + d_k)` is four gains and a residual r: the agent asks for (1 + g1) query + 2 g2 clicked
+        + g3 shown / 2 + r / 5; g4 is for `lean`. An agent that is missing from `actions` asks as its tower does.
         """
         clicked, shown = self._scaled(traces)
         queries = []
@@ -199,19 +201,27 @@ class Ensemble:
                 action = actions[name].clamp(-QUERY_LIMIT, QUERY_LIMIT)
                 for place, seen in enumerate((query, clicked[k], shown[k])):
                     query = query + GAINS[place] * action[:, place : place + 1] * seen
-                query = query + action[:, len(GAINS) :]
+                query = query + RESIDUAL * action[:, LED:]
             queries.append(self.scaled(k, query))
         return queries
 
+    def lean(self, traces: Traces, actions: Mapping[str, Tensor]) -> list[Tensor]:
+        """What each agent adds to the scores of the items of each theme, one `(B, T)` an agent: 5 g4 worn."""
+        leans = []
+        for name in self.recommenders:
+            gain = actions[name][:, LED - 1 : LED].clamp(-QUERY_LIMIT, QUERY_LIMIT) if name in actions else 0.0
+            leans.append(THEME_GAIN * gain * traces.worn)
+        return leans
+
     def scaled(self, k: int, query: Tensor) -> Tensor:
         """A query `(B, d_k)` of tower k, so that its scores of the catalog have variance 1."""
-        variance = (rows_matmul(query, self._covariance[k]) * query).sum(1, keepdim=True)
-        return query / variance.clamp_min(1e-12).sqrt()
+        return self.likeness.scaled(k, query)
 
-    def propose(self, queries: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
-        """Each agent's best items, scores standardised over the catalog; `penalty` `(B, N)` is added to them."""
+    def propose(self, queries: list[Tensor], leans: list[Tensor], penalty: Tensor, at_least: int = 0) -> Ballots:
+        """Each agent's best items; scores are standard over the catalog; `lean` and `penalty` `(B, N)` add."""
         length = min(max(self.fusion.ballot, at_least), self.num_items)
-        pairs = [best_items(query, self._columns[k], penalty, length) for k, query in enumerate(queries)]
+        asked = [torch.cat(pair, dim=1) for pair in zip(queries, leans, strict=True)]
+        pairs = [best_items(query, self._reach[k], penalty, length) for k, query in enumerate(asked)]
         items, scores = zip(*pairs, strict=True)
         return Ballots(torch.stack(items, dim=1), torch.stack(scores, dim=1))
 
@@ -270,31 +280,14 @@ class Ensemble:
             hits.append(((score * click).sum(1, keepdim=True) / clicks.clamp_min(1.0) - mean) * (clicks > 0))
         hit = torch.cat(hits, dim=1)
         return Traces(
-            clicked=TRACE_FADE * traces.clicked + (vectors * click[:, :, None]).mean(1),
+            clicked=CLICK_FADE * traces.clicked + (vectors * click[:, :, None]).mean(1),
             shown=TRACE_FADE * traces.shown + vectors.mean(1),
+            worn=TRACE_FADE * traces.worn + (1 - TRACE_FADE) * self.themes[slate].mean(1),
             rates=torch.cat([rate, TRACE_FADE * traces.rates[:, 1:] + (1 - TRACE_FADE) * rate], dim=1),
             support=torch.cat(support, dim=1),
             hits=hit,
             trust=TRACE_FADE * traces.trust + (1 - TRACE_FADE) * hit,
-            agreement=faded(traces, traces.agreement, self.agreement(queries)),
-            steadiness=self._steadiness(queries, traces.asked),
+            agreement=faded(traces, traces.agreement, self.likeness.agreement(queries)),
+            steadiness=self.likeness.steadiness(queries, self._split(traces.asked)),
             asked=torch.cat(queries, dim=1),
         )
-
-    def _steadiness(self, queries: list[Tensor], asked: Tensor) -> Tensor:
-        """`(B, A)`: the correlation over the catalog of two queries' scores, each of variance 1; 0 without one."""
-        pairs = zip(queries, self._split(asked), self._covariance, strict=True)
-        alike = [(rows_matmul(now, covariance) * before).sum(1, keepdim=True) for now, before, covariance in pairs]
-        return torch.cat(alike, dim=1)
-
-    def agreement(self, queries: list[Tensor]) -> Tensor:
-        """`(B, A)`: the mean correlation of each agent's scores with those of the others, over the catalog; 0 if alone.
-
-        Queries `(B, d_k)` of variance 1, as `ask` gives them, correlate by the covariance of the towers' vectors.
-        """
-        others = max(1, len(queries) - 1)
-        total = [torch.zeros(len(queries[0]), 1, device=self.device) for _ in queries]
-        for (j, k), covariance in self._between.items():
-            alike = (rows_matmul(queries[j], covariance) * queries[k]).sum(1, keepdim=True)
-            total[j], total[k] = total[j] + alike, total[k] + alike
-        return torch.cat(total, dim=1) / others

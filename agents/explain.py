@@ -93,18 +93,27 @@ class Explanation:
 
 
 def explained(
-    ensemble: Ensemble, history: History, queries: list[Tensor], weights: Tensor, item: int, names: Names
+    ensemble: Ensemble,
+    history: History,
+    queries: list[Tensor],
+    leans: list[Tensor],
+    weights: Tensor,
+    item: int,
+    names: Names,
 ) -> Explanation:
     """The case for `item` for one user.
 
     Args:
         history: of one user, `(1, L)`.
         queries: `(1, d_k)` each, scaled so that an agent's scores have variance 1 over the catalog.
+        leans: `(1, T)` each, what an agent adds to the scores of each theme.
         weights: `(A,)` fusion weights.
     """
     found = []
     for place, (name, tower) in enumerate(ensemble.towers.items()):
-        scores = (tower.item_vectors - tower.item_vectors.mean(0)) @ queries[place][0]
+        scores = (tower.item_vectors - tower.item_vectors.mean(0)) @ queries[place][0] + ensemble.themes @ leans[place][
+            0
+        ]
         because = _neighbours(tower, history, item)
         found.append(
             (

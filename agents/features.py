@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,6 +22,9 @@ from ..platform.encoder import EncodeProgress, Encoder
 from ..platform.image_encoder import ImageEncoder
 from ..platform.logs import Logs
 from .reviews import item_means, rows_to_read
+
+ATTRIBUTES = 64
+"""Attributes kept, the commonest first."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +125,15 @@ def read_images(logs: Logs, encoder: ImageEncoder, progress: EncodeProgress | No
         return None
     rows = encoder.encode([path for path in logs.item_images if path], progress)
     return Modality("images", rows, pictured, f"the pictures of {int(pictured.sum()):,} items")
+
+
+def attribute_flags(logs: Logs) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """`(N, a)` 0 and 1, which items have which of the commonest attributes that two items share, and the a names."""
+    owners = np.repeat(np.arange(logs.num_items), [len(words) for words in logs.item_attributes])
+    words = np.array([word for words in logs.item_attributes for word in words], dtype=np.str_)
+    names, index = np.unique(words, return_inverse=True)
+    pairs = np.unique(np.stack([owners, index]), axis=1)
+    counts = np.bincount(pairs[1], minlength=len(names))
+    kept = [int(name) for name in np.argsort(-counts, kind="stable")[:ATTRIBUTES] if counts[name] > 1]
+    matrix = sp.csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(logs.num_items, len(names)))
+    return matrix[:, kept].toarray(), tuple(str(names[name]) for name in kept)

@@ -20,6 +20,7 @@ from ..platform.graph import Graph
 from ..platform.settings import EncoderSettings
 from . import content, knowledge
 from .features import joined_text
+from .themes import EXTRA
 from .tower import PAD, PER_ITEM, Tower
 
 NEIGHBOURS = 20
@@ -92,7 +93,8 @@ def extended(towers: Mapping[str, Tower], new: NewItems, encoder: EncoderSetting
     if "knowledge" in towers:
         placed["knowledge"] = _by_edges(towers["knowledge"], new)
     near = _nearest(list(placed.values()), len(new))
-    return {name: placed[name] if name in placed else _like(tower, near) for name, tower in towers.items()}
+    longer = {name: placed[name] if name in placed else _like(tower, near) for name, tower in towers.items()}
+    return {name: _with_themes(tower, near) for name, tower in longer.items()}
 
 
 def _by_text(tower: Tower, new: NewItems, encoder: EncoderSettings) -> Tower:
@@ -139,13 +141,21 @@ def _nearest(placed: list[Tower], number: int) -> Tensor:
 
 def _like(tower: Tower, near: Tensor) -> Tower:
     """The tower with each new item at the mean of its nearest ones, or at the mean of all where none is near."""
-    number = len(near)
+    extras = {name: _mean(tower.extras[name], near) for name in PER_ITEM if name in tower.extras}
+    return tower.with_items(_mean(tower.item_vectors, near), extras)
 
-    def mean(table: Tensor) -> Tensor:
-        if not near.numel():
-            return table.mean(0).expand(number, -1)
-        lost = ~near.any(1, keepdim=True)
-        return near @ table + lost * table.mean(0)
 
-    extras = {name: mean(tower.extras[name]) for name in PER_ITEM if name in tower.extras}
-    return tower.with_items(mean(tower.item_vectors), extras)
+def _mean(table: Tensor, near: Tensor) -> Tensor:
+    """Of a table of the known items `(N, d)` the rows of the new ones, `(n, d)`."""
+    if not near.numel():
+        return table.mean(0).expand(len(near), -1)
+    lost = ~near.any(1, keepdim=True)
+    return near @ table + lost * table.mean(0)
+
+
+def _with_themes(tower: Tower, near: Tensor) -> Tower:
+    """The tower, the new items in the themes of the nearest ones, in parts."""
+    if EXTRA not in tower.extras:
+        return tower
+    themes = tower.extras[EXTRA]
+    return replace(tower, extras={**tower.extras, EXTRA: torch.cat([themes, _mean(themes, near)])})

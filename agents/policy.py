@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+PACE = 5.0
+"""What is right for everybody is found before what is right for somebody."""
+
 
 @dataclass(frozen=True)
 class PolicySpec:
@@ -25,12 +28,15 @@ class PolicySpec:
         initial_std: of the untrained exploration, one number for each entry of an action.
         hidden: widths of the trunk's layers.
         constant: how many of the last entries of an action have one learned mean, whatever is observed.
+        shared: how many of the first entries have, beside what depends on the observation, a part of their mean that
+            does not, learned `PACE` times as fast.
     """
 
     observation_dim: int
     initial_std: tuple[float, ...]
     hidden: tuple[int, ...] = (64, 64)
     constant: int = 0
+    shared: int = 0
 
     @property
     def action_dim(self) -> int:
@@ -61,6 +67,7 @@ class Policy(nn.Module):
         self.trunk = trunk(spec.observation_dim, spec.hidden)
         self.head = nn.Linear(spec.hidden[-1], spec.action_dim - spec.constant)
         self.constant = nn.Parameter(torch.zeros(spec.constant)) if spec.constant else None
+        self.shared = nn.Parameter(torch.zeros(spec.shared)) if spec.shared else None
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.log_std = nn.Parameter(torch.tensor(spec.initial_std).log())
@@ -68,6 +75,8 @@ class Policy(nn.Module):
     def mean(self, observation: Tensor) -> Tensor:
         """`(B, d_action)`: what the agent does when it does not explore."""
         led = self.head(self.trunk(observation))
+        if self.shared is not None:
+            led = led + nn.functional.pad(PACE * self.shared, (0, led.shape[-1] - len(self.shared)))
         if self.constant is None:
             return led
         return torch.cat([led, self.constant.expand(*led.shape[:-1], -1)], dim=-1)

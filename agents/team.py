@@ -120,7 +120,8 @@ class Team:
             mask_items(penalty, history.items)
         traces, progress = self._replay(reading, sessions, penalty)
         actions = self.act(self.ensemble.observe(reading, traces, progress))
-        ballots = self.ensemble.propose(self.ensemble.ask(reading, traces, actions), penalty, at_least=places)
+        queries, leans = self.ensemble.ask(reading, traces, actions), self.ensemble.lean(traces, actions)
+        ballots = self.ensemble.propose(queries, leans, penalty, at_least=places)
         slates = self.ensemble.fuse(ballots, self.ensemble.weigh(traces, actions), places)
         return [[self.catalog.item_ids[item] for item in slate] for slate in slates.tolist()]
 
@@ -210,9 +211,10 @@ class Team:
         traces, progress = self._replay(reading, [session], penalty)
         actions = self.act(self.ensemble.observe(reading, traces, progress))
         queries = self.ensemble.ask(reading, traces, actions)
+        leans = self.ensemble.lean(traces, actions)
         weights = self.ensemble.weigh(traces, actions)[0]
         names = Names(self.catalog.item_ids, self.catalog.item_titles)
-        return explained(self.ensemble, history, queries, weights, self._items[item], names)
+        return explained(self.ensemble, history, queries, leans, weights, self._items[item], names)
 
     def save(self, folder: Path) -> None:
         """Writes the team's files into `folder` (`team_files.py`)."""

@@ -26,7 +26,8 @@ from .team import Catalog, Team
 from .tower import History
 from .towers import load_towers, save_towers
 
-FORMAT = 1
+FORMAT = 2
+"""2: actions have a gain on themes."""
 INDEX = "team.json"
 FILES = ("policies.safetensors", "users.safetensors", "towers/towers.json")
 
@@ -112,8 +113,8 @@ def _plain(words: Mapping[str, object]) -> bytes:
 
 
 def _spec(shape: dict[str, Any]) -> PolicySpec:
-    constant = int(shape.get("constant", 0))  # teams saved before there were any have none
-    return PolicySpec(shape["observation_dim"], tuple(shape["initial_std"]), tuple(shape["hidden"]), constant)
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in shape.items()}
+    return PolicySpec(**plain)
 
 
 def _policy(spec: PolicySpec, agent: str, tensors: Mapping[str, Tensor]) -> Policy:

@@ -30,6 +30,7 @@ from . import collaborative, content, knowledge, sentiment, sequence
 from .pretrained import pretrain, pretrained_tower
 from .profiles import PROFILES, profile
 from .propagation import propagated
+from .themes import with_themes
 from .tower import PAD, History, Tower
 
 Progress = Callable[[str, int, int, float], None]
@@ -94,7 +95,7 @@ def fit_towers(logs: Logs, settings: AgentsSettings, seed: int, progress: Progre
             tower = fitter.fit(logs, settings, encoder, seed, partial(progress, name) if progress else None)
             towers[name] = propagated(tower, logs, settings.propagate.get(name, 0.0))
             save_towers({name: towers[name]}, folder)
-    return towers
+    return with_themes(towers, logs, seed)
 
 
 def missing_towers(logs: Logs, settings: AgentsSettings, seed: int) -> tuple[str, ...]:

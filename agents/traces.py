@@ -10,13 +10,17 @@ from torch import Tensor
 TRACE_FADE = 0.8
 """Share of a trace that is left after a step."""
 
+CLICK_FADE = 0.95
+"""The same of what was clicked: what a user is after today lasts longer than being tired of what was shown."""
+
 
 @dataclass(frozen=True)
 class Traces:
-    """What B sessions have shown so far, fading by `TRACE_FADE` a step.
+    """What B sessions have shown so far, fading by `TRACE_FADE` a step, the clicks by `CLICK_FADE`.
 
     Attributes:
         clicked, shown: `(B, D)`, sums of the items' vectors.
+        worn: `(B, T)`, fading share of each theme in what was shown; sums to 1 in a long session.
         rates: `(B, 2)`, click rate of the last slate, and the fading one.
         support, hits: `(B, A)`, how high each agent's query put the last slate, and how much higher what was clicked.
         trust: `(B, A)`, the fading mean of the hits.
@@ -27,6 +31,7 @@ class Traces:
 
     clicked: Tensor
     shown: Tensor
+    worn: Tensor
     rates: Tensor
     support: Tensor
     hits: Tensor

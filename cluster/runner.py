@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ..envs import BatchedEnv, Step, prepare
 from ..envs.faults import drawn
+from ..envs.rehearsal import rehearsal_stage
 from ..platform.draws import derive
 from ..platform.settings import Experiment
 from .columns import Store, as_batch, spaces_of
@@ -84,7 +85,7 @@ class BatchedEnvRunner(EnvRunner, Checkpointable):
         self.num_envs = self.config.num_envs_per_env_runner
         train, team = experiment.train, experiment.agents.names
         self.env = BatchedEnv(
-            prepare(experiment),
+            rehearsal_stage(prepare(experiment)),
             sessions=self.num_envs,
             seed=derive(self.seed, SESSIONS),
             device=self.device,

@@ -98,17 +98,17 @@ class BatchedEnv:
     """B sessions of a world, served by a team.
 
     A recommender's observation is `[query (d_k), click trace (d_k), shown trace (d_k), common (5)]`: its tower's query
-    for the user; what was clicked and what was shown so far, fading by 0.8 a step; and step / horizon, log of the
+    for the user; what was clicked (fading by 0.95 a step) and shown (by 0.8) so far; and step / horizon, log of the
     history's length, click rate of the last slate, fading click rate, how much the tower knows of the user. The
     conductor's is `[support, hits, trust, agreement, steadiness, breadth (A each), common (5)]`: how high each agent's
     query put what was shown, how much higher what was clicked, the fading mean of that, how much the agent's scores are
     like the others' and like its own a step before, and how much alike what was shown lately is. All are of order 1.
 
-    A recommender's action `(B, 3 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): three gains, on
-    the query itself, on the click trace and on the shown trace, and a free residual (`Ensemble.ask`); zero plays the
-    tower as it is. The conductor's action `(B, A + 4)` in
-    [-5, 5] moves the static weights: a residual on their logarithms, and gains on what the session has shown of the
-    agents (`Ensemble.weigh`). The
+    A recommender's action `(B, 4 + d_k)` in [-3, 3] moves its tower's query, which has norm sqrt(d_k): gains on the
+    query itself, on the click trace and on the shown trace, a gain on the items of the themes that were shown
+    (`Ensemble.lean`), and a free residual (`Ensemble.ask`); zero plays the tower as it is. The conductor's action
+    `(B, A + 4)` in [-5, 5] moves the static weights: a residual on their logarithms, and gains on what the session has
+    shown of the agents (`Ensemble.weigh`). The
     reward is the team's, the sum that `reward.*` configures; with the defaults it is the clicks on the slate, 0 to K.
 
     Args:
@@ -141,7 +141,7 @@ class BatchedEnv:
         self.recommenders, self.agents = self.ensemble.recommenders, self.ensemble.agents
         self.users = self.world.train_users if users == "train" else self.world.judge_users
         self.slate, self.horizon = self.experiment.env.slate, self.experiment.env.horizon
-        self._spread = self.world.user_vectors.std(0)
+        self._spread = spread_of(self.world)
         self._bursar = Bursar(self.world, self.ensemble, self.experiment) if credited else None
         self._fate = fate
         # Evenly over the catalog, whose order says nothing.
@@ -235,7 +235,8 @@ class BatchedEnv:
         if faults is not None:
             where = (self.seed, self.state.session, self.state.step)
             queries = distorted(faults, queries, *where, self.ensemble.scaled)
-        ballots = self.ensemble.propose(queries, self._penalty, at_least=self.slate)
+        leans = self.ensemble.lean(self.traces, actions)
+        ballots = self.ensemble.propose(queries, leans, self._penalty, at_least=self.slate)
         if faults is not None:
             ballots = strayed(faults, ballots, queries, self.state.step, self._met)
             ballots = silenced(faults, ballots, self.state.step)
@@ -273,6 +274,16 @@ class BatchedEnv:
             response=response,
             ballots=ballots,
         )
+
+
+def spread_of(world: World) -> Tensor:
+    """`(M * d,)`: the standard deviation of the users' tastes, of those who have a dimension as their own."""
+    if world.user_own is None:
+        return world.user_vectors.std(0)
+    count = world.user_own.sum(0).clamp_min(2.0)
+    mean = (world.user_vectors * world.user_own).sum(0) / count
+    off = (world.user_vectors - mean) * world.user_own
+    return (off.square().sum(0) / (count - 1)).sqrt()
 
 
 def reward(settings: RewardSettings, response: session.Response) -> Tensor:

@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..agents.features import attribute_flags
 from ..platform.logs import Logs
 
 COMPONENTS = 64
 """Principal components kept of the items' content embeddings."""
-
-ATTRIBUTES = 64
-"""Attributes kept, the commonest first."""
 
 PRIOR_RATINGS = 5.0
 """Ratings' worth of the average in each item's and each user's mean rating."""
@@ -81,18 +79,6 @@ def item_inputs(logs: Logs, embeddings: NDArray[np.floating] | None) -> Tensor:
     lengths = [np.sqrt(np.square(group).sum(1).mean()) for group in groups]
     scaled = [group / length for group, length in zip(groups, lengths, strict=True) if length > 1e-9]
     return torch.from_numpy(np.concatenate([np.empty((logs.num_items, 0)), *scaled], 1)).float()
-
-
-def attribute_flags(logs: Logs) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """`(N, a)` 0 and 1, which items have which of the commonest attributes that two items share, and the a names."""
-    owners = np.repeat(np.arange(logs.num_items), [len(words) for words in logs.item_attributes])
-    words = np.array([word for words in logs.item_attributes for word in words], dtype=np.str_)
-    names, index = np.unique(words, return_inverse=True)
-    pairs = np.unique(np.stack([owners, index]), axis=1)
-    counts = np.bincount(pairs[1], minlength=len(names))
-    kept = [int(name) for name in np.argsort(-counts, kind="stable")[:ATTRIBUTES] if counts[name] > 1]
-    matrix = sp.csc_matrix((np.ones(pairs.shape[1]), pairs), shape=(logs.num_items, len(names)))
-    return matrix[:, kept].toarray(), tuple(str(names[name]) for name in kept)
 
 
 def shrunk_mean(index: NDArray[np.int64], ratings: NDArray[np.float32], size: int) -> NDArray[np.float64]:

@@ -37,6 +37,9 @@ QUALITY_DEMAND, QUALITY_START = 2.0, 2.0
 RATE_USERS = 600
 """Users over whom the base rate is set."""
 
+CAUTION, SPREAD = "horizon_caution", "horizon_spread"
+"""In the world's report: what the horizon-aware oracle was found to do best with."""
+
 SEARCH = 55_000
 """Parts the seed of the search from all others of a run."""
 
@@ -46,17 +49,19 @@ def judge_stage(stage: Stage, say: Say = lambda line: None) -> Stage:
 
     Its horizon-aware oracle is searched there, on training users. The world is kept in the cache.
     """
-    world = kept_world(stage.experiment, "judge", lambda: _world(stage, say))
-    draft = replace(stage, world=replace(world, name=f"{stage.world.name}, judged"))
-    rehearsal = BatchedEnv(draft, sessions=256, seed=derive(stage.experiment.seed, SEARCH))
-    return replace(draft, horizon_rule=search_horizon(rehearsal))
+    world = kept_world(stage.experiment, "judge", lambda: _world(stage, say), say)
+    named = replace(world, name=f"{stage.world.name}, judged")
+    return replace(stage, world=named, horizon_rule=(world.report[CAUTION], world.report[SPREAD]))
 
 
 def _world(stage: Stage, say: Say) -> World:
+    """The world, with the horizon-aware oracle that was searched there in its report."""
     say("making the world to judge in: users of another kind")
-    if stage.experiment.world.kind == "builtin":
-        return demanding(stage.world)
-    return _interested(stage.experiment, stage)
+    builtin = stage.experiment.world.kind == "builtin"
+    world = demanding(stage.world) if builtin else _interested(stage.experiment, stage)
+    rehearsal = BatchedEnv(replace(stage, world=world), sessions=256, seed=derive(stage.experiment.seed, SEARCH))
+    caution, spread = search_horizon(rehearsal)
+    return replace(world, report=world.report | {CAUTION: caution, SPREAD: spread})
 
 
 def _interested(experiment: Experiment, stage: Stage) -> World:

@@ -156,14 +156,14 @@ def _fit_truth(
     start = derive(seed, _TRUTH)
     fit = fit_response(logs, inputs, settings.factors, start, chosen.factor_std, epochs=epochs, interests=interests)
     fitted = fit.model
-    users, items = _random_pairs(logs.num_users, logs.num_items, derive(seed, _RATE))
+    users, items = random_pairs(logs.num_users, logs.num_items, derive(seed, _RATE))
     shift = base_rate_shift(scale * fitted.logits(users, items).numpy(), settings.base_rate)
     truth = fitted.rescaled(scale, shift)
     rate = float(truth.logits(users, items).sigmoid().mean())
     return truth, {"base_rate": rate, "base_rate_shift": shift, **_best_unseen(truth, logs, derive(seed, _BEST))}
 
 
-def _random_pairs(users: int, items: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_pairs(users: int, items: int, seed: int) -> tuple[Tensor, Tensor]:
     """All (user, item) pairs, or `RATE_PAIRS` drawn ones where there are more."""
     if users * items <= RATE_PAIRS:
         flat = torch.arange(users * items)

@@ -82,6 +82,8 @@ def begin(world: World, users: Tensor, seed: int, session: Tensor, spread: Tenso
     user = users[(drawn * len(users)).long().clamp_max(len(users) - 1)]
     spread = world.user_vectors.std(0) if spread is None else spread
     intent = draws.normal(seed, session, zero, INTENT, world.user_vectors.shape[1])
+    if world.user_own is not None:
+        intent = intent * world.user_own[user]
     return State(
         session=session,
         user=user,
@@ -171,10 +173,15 @@ def _move_on(world: World, state: State, slate: Tensor, click: Tensor, walk: Ten
     clicks = click.sum(1)
     pull = (world.item_vectors[slate] * click[:, :, None]).sum(1) / clicks.clamp_min(1.0)[:, None]
     pulled = rules.drift * (clicks > 0)[:, None]
+    moved = pulled * _towards(world, state.taste, pull) + rules.drift_noise * walk
+    if world.user_own is not None:
+        moved = moved * world.user_own[state.user]
+    if world.user_tiring is not None:
+        shown = shown * world.user_tiring[state.user][:, None]
     return replace(
         state,
         step=state.step + 1,
-        taste=state.taste + pulled * _towards(world, state.taste, pull) + rules.drift_noise * walk,
+        taste=state.taste + moved,
         satiation=rules.satiation_fade * state.satiation + rules.satiation_gain * shown,
         patience=patience_after(rules, state.patience, clicks),
     )

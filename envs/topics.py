@@ -10,9 +10,9 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
+from ..agents.features import attribute_flags
 from ..platform.errors import InputError
 from ..platform.logs import Logs
-from .features import attribute_flags
 
 VECTOR_WEIGHT = 0.3
 """Length of the learned vectors beside features of length 1: they only part items whose features are the same."""

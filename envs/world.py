@@ -44,6 +44,9 @@ class World:
         temperature: of that, in logits.
         reading: `places`: each place of a slate is looked at by itself, and satiation is taken from the logit;
             `cascade`: the user reads down the slate and stops, and satiation divides the click probability by exp(s).
+        user_own: `(U, M * d)` float32, 1 in the dimensions in which a user's taste lives and moves, 0 elsewhere; None
+            for all of them.
+        user_tiring: `(U,)` float32 > 0, how many times as fast as `mechanics` says a user tires; None for once.
         report: facts about the fit (log loss, AUC, calibration), for the run.
     """
 
@@ -67,6 +70,8 @@ class World:
     temperature: float = 1.0
     reading: Reading = "places"
     report: dict[str, float] = field(default_factory=dict)
+    user_own: Tensor | None = None
+    user_tiring: Tensor | None = None
 
     @property
     def num_items(self) -> int:

@@ -157,6 +157,12 @@ def simplex(agents: int, parts: int) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32) / parts
 
 
+def search_sessions(num_items: int) -> int:
+    """Sessions of a round of a search in a catalog of that many items."""
+    fewest, most = SEARCH_SESSIONS
+    return min(max(SEARCH_SCORES // num_items, fewest), most)
+
+
 def search_weights(make_env: Callable[[int], BatchedEnv], rounds: int = 3) -> Tensor:
     """The best static weights `(A,)`, by successive halving over a grid of the simplex.
 
@@ -168,8 +174,7 @@ def search_weights(make_env: Callable[[int], BatchedEnv], rounds: int = 3) -> Te
         make_env: gives an environment of that many sessions, on training users.
     """
     env = make_env(1)
-    fewest, most = SEARCH_SESSIONS
-    sessions = min(max(SEARCH_SCORES // env.world.num_items, fewest), most)
+    sessions = search_sessions(env.world.num_items)
     field = simplex(len(env.recommenders), 6 if len(env.recommenders) <= 3 else 4).to(env.device)
     for turn in range(rounds):
         each = max(1, sessions // len(field))

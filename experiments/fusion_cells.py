@@ -24,6 +24,7 @@ from ..envs import BatchedEnv, Stage, Step, prepare
 from ..envs.faults import arranged
 from ..envs.judge_world import judge_stage
 from ..envs.learned_weights import learned_policies
+from ..envs.searched_gains import search_gains, with_gains
 from ..envs.yardsticks import Act, play, weighted, yardsticks
 from ..platform.draws import derive
 from ..platform.experiment import override
@@ -94,6 +95,9 @@ def _fixed(stage: Stage, judge: Stage, seed: int, sizes: Sizes) -> dict[str, Any
     rehearsal = BatchedEnv(stage, sessions=2 * sizes.sessions, seed=derive(seed, REHEARSED))
     training = BatchedEnv(stage, sessions=256, seed=derive(seed, BANDIT))
     learned = learned_policies(rehearsal, training, sizes.bandit, seed)
+    learned["searched_gains"] = with_gains(
+        search_gains(lambda sessions: BatchedEnv(stage, sessions=sessions, seed=derive(seed, REHEARSED)))
+    )
     found: dict[str, dict[str, float]] = {}
     for place, world in (("trained_in", stage), ("judged_in", judge)):
         env = _judging(world, seed, sizes)

@@ -98,6 +98,7 @@ def gains(found: Found, world: str) -> dict[str, Any]:
     static = [name for name in table if name in UNTRAINED_FUSION or name.startswith("rule ")]
     single = [name for name in table if name not in (*static, *TRAINED, *ORACLES) and name in _agents(found, world)]
     opponents = {"best static fusion": static, "best_static": ["best_static"], "best single agent": single}
+    opponents["searched gains"] = [name for name in ("searched_gains",) if name in table]
     told: dict[str, Any] = {}
     for label, names in opponents.items():
         if not names:

@@ -146,8 +146,9 @@ class Contest:
             penalty[:, others] = AWAY
             penalty[_cells(split.seen[users])] = AWAY
             reading = ensemble.read(history.rows(torch.from_numpy(users)))
-            queries = ensemble.ask(reading, ensemble.blank(len(users)), {})
-            ballots = ensemble.propose(queries, penalty, self.length)
+            blank = ensemble.blank(len(users))
+            queries, leans = ensemble.ask(reading, blank, {}), ensemble.lean(blank, {})
+            ballots = ensemble.propose(queries, leans, penalty, self.length)
             yield Ballots(ballots.items.masked_fill(ballots.scores < AWAY / 2, -1), ballots.scores)
 
 

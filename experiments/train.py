@@ -22,6 +22,7 @@ from ..cluster.fits import fit_on_cluster
 from ..cluster.ray_session import ray_session
 from ..cluster.trainer import Trainer
 from ..envs import Stage, prepare
+from ..envs.rehearsal import rehearsal_stage
 from ..envs.yardsticks import yardsticks
 from ..platform.errors import InputError
 from ..platform.experiment import load_experiment
@@ -97,6 +98,7 @@ def _trained(
     if experiment.cluster.address:
         fit_on_cluster(experiment, narrator.say)
     stage = prepare(experiment, narrator.say)
+    rehearsal_stage(stage, narrator.say)  # made here, where it can be told of, and found by the env runners
     going = {"run_id": run_id, "since": folder.facts["started"] if folder else None}
     with (
         start_run(experiment.tracking, name=experiment.name, tags=publish.tags(stage), **going) as run,

@@ -72,7 +72,10 @@ class Logs:
 
     def rows(self, keep: NDArray[np.bool_]) -> Logs:
         """The interactions where `keep` `(n,)` holds; users and items keep their indices."""
-        index = np.flatnonzero(keep)
+        return self.at(np.flatnonzero(keep))
+
+    def at(self, index: NDArray[np.int64]) -> Logs:
+        """The interactions in places `index` `(m,)`, each as often as it is named; the indices keep their sense."""
         arrays = {name: getattr(self, name)[index] for name in ("users", "items", "timestamps", "ratings", "clicks")}
         return replace(self, **arrays, reviews=tuple(self.reviews[row] for row in index))
 

@@ -165,8 +165,7 @@ class TrainSettings(Settings):
     value_clip: NonNegative = 1000.0
     gradient_clip: NonNegative = 1.0
     hidden: tuple[Positive, ...] = (64, 64)
-    initial_std: float = Field(default=0.5, gt=0, description="exploration of gains and fusion weights at the start")
-    residual_std: float = Field(default=0.1, gt=0, description="exploration of the free residual at the start")
+    initial_std: float = Field(default=0.5, gt=0, description="standard deviation of the actions at the start")
     critic: Literal["own", "joint", "informed"] = Field(
         default="informed",
         description="what a critic sees: its agent's observation, all agents' (MAPPO), or its own and the users' state",
@@ -176,6 +175,8 @@ class TrainSettings(Settings):
     faults: Fraction = Field(
         default=0.3, description="share of the training sessions in which one agent falls silent or votes at random"
     )
+    worlds: Positive = Field(default=1, description="fits of the logs whose users the team trains with")
+    pace: Fraction = Field(default=0.0, description="training users tire 1 - pace to 1 + pace times as fast")
     checkpoint: CheckpointSettings = CheckpointSettings()
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from concertrl.agents.ensemble import CONDUCTOR, CONDUCTOR_GAINS, GAINS, QUERY_LIMIT, Ensemble, Reading
+from concertrl.agents.ensemble import CONDUCTOR, CONDUCTOR_GAINS, QUERY_LIMIT, Ensemble, Reading
 from concertrl.agents.tower import PAD, History, Tower
-from concertrl.agents.traces import TRACE_FADE, Traces
+from concertrl.agents.traces import CLICK_FADE, TRACE_FADE, Traces
 from concertrl.platform.settings import FusionSettings, TrainSettings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +18,15 @@ ITEMS, DIMS, USERS = 40, {"cf": 6, "content": 4, "sentiment": 2}, 9
 WEIGHTS = torch.tensor([2.0, 1.0, 1.0])
 
 
+THEMES = 4
+NO_LEAN = [torch.zeros(USERS, THEMES)] * len(DIMS)
+
+
 def tower(name: str, dim: int) -> Tower:
     noise = torch.Generator().manual_seed(dim)
     extras = {"prior": torch.ones(dim), "gain": torch.tensor(1.0)}
+    if name == next(iter(DIMS)):
+        extras["themes"] = torch.nn.functional.one_hot(torch.arange(ITEMS) % THEMES, THEMES).float()
     return Tower(name, 0.5 + torch.randn(ITEMS, dim, generator=noise), "mean", extras)
 
 
@@ -86,7 +93,7 @@ def test_scores_of_the_catalog_are_standardised_whatever_is_asked(ensemble: Ense
 
 
 def test_an_action_is_gains_and_a_residual(ensemble: Ensemble) -> None:
-    """(1 + g1) query + 4 g2 clicked + g3 shown + r, clipped first, scaled last."""
+    """(1 + g1) query + 2 g2 clicked + g3 shown / 2 + r / 5, clipped first, scaled last."""
     reading, traces, actions = ensemble.read(histories()), some_traces(ensemble), actions_of(ensemble, spread=2.0)
     start = 0
     for place, (name, dim) in enumerate(DIMS.items()):
@@ -94,9 +101,35 @@ def test_an_action_is_gains_and_a_residual(ensemble: Ensemble) -> None:
         g1, g2, g3 = (action[:, k : k + 1] for k in range(3))
         clicked, shown = (part[:, start : start + dim] * math.sqrt(dim) for part in (traces.clicked, traces.shown))
         start += dim
-        wanted = (1 + g1) * reading.queries[place] + 4 * g2 * clicked + g3 * shown + action[:, 3:]
+        wanted = (1 + g1) * reading.queries[place] + 2 * g2 * clicked + g3 * shown / 2 + action[:, 4:] / 5
         found = ensemble.ask(reading, traces, actions)[place]
         torch.testing.assert_close(found, wanted / scores_of(ensemble, name, wanted).std(1, correction=0)[:, None])
+
+
+def test_an_agent_leans_to_or_from_the_themes_that_were_shown(ensemble: Ensemble) -> None:
+    """5 g4 worn, added to the scores of each item of a theme; clipped first."""
+    reading, traces, actions = ensemble.read(histories()), some_traces(ensemble), actions_of(ensemble, spread=2.0)
+    queries, leans = ensemble.ask(reading, traces, actions), ensemble.lean(traces, actions)
+    ballots = ensemble.propose(queries, leans, torch.zeros(USERS, ITEMS))
+    theme = torch.arange(ITEMS) % THEMES
+    for place, name in enumerate(DIMS):
+        gain = actions[name][:, 3:4].clamp(-QUERY_LIMIT, QUERY_LIMIT)
+        torch.testing.assert_close(leans[place], 5 * gain * traces.worn)
+        expected = (scores_of(ensemble, name, queries[place]) + (5 * gain * traces.worn)[:, theme]).topk(8, dim=1)
+        torch.testing.assert_close(ballots.scores[:, place], expected.values)
+    assert all(not lean.any() for lean in ensemble.lean(traces, {}))
+
+
+def test_a_team_without_themes_leans_nowhere() -> None:
+    towers = {
+        name: replace(tower(name, dim), extras={"prior": torch.ones(dim), "gain": torch.tensor(1.0)})
+        for name, dim in DIMS.items()
+    }
+    ensemble = Ensemble(towers, FusionSettings(ballot=8), WEIGHTS)
+    queries = ensemble.ask(ensemble.read(histories()), ensemble.blank(USERS), {})
+    leans = ensemble.lean(ensemble.blank(USERS), actions_of(ensemble))
+    assert [lean.shape for lean in leans] == [(USERS, 0)] * 3
+    assert ensemble.propose(queries, leans, torch.zeros(USERS, ITEMS)).items.shape == (USERS, 3, 8)
 
 
 def test_one_agents_action_leaves_the_others_as_they_are(ensemble: Ensemble) -> None:
@@ -112,14 +145,14 @@ def test_one_agents_action_leaves_the_others_as_they_are(ensemble: Ensemble) -> 
 def test_ballots_hold_the_best_that_may_be_shown(ensemble: Ensemble) -> None:
     queries = ensemble.ask(ensemble.read(histories()), ensemble.blank(USERS), {})
     penalty = -1e4 * (torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(4)) < 0.5).float() + 0.0
-    ballots = ensemble.propose(queries, penalty)
+    ballots = ensemble.propose(queries, NO_LEAN, penalty)
     assert ballots.items.shape == (USERS, 3, 8)
     for place, name in enumerate(DIMS):
         expected = (scores_of(ensemble, name, queries[place]) + penalty).topk(8, dim=1)
         assert torch.equal(ballots.items[:, place], expected.indices)
         torch.testing.assert_close(ballots.scores[:, place], expected.values)
-    assert ensemble.propose(queries, penalty, at_least=12).items.shape[2] == 12
-    assert ensemble.propose(queries, penalty, at_least=99).items.shape[2] == ITEMS
+    assert ensemble.propose(queries, NO_LEAN, penalty, at_least=12).items.shape[2] == 12
+    assert ensemble.propose(queries, NO_LEAN, penalty, at_least=99).items.shape[2] == ITEMS
 
 
 def test_the_conductor_moves_the_logarithm_of_the_weights(ensemble: Ensemble) -> None:
@@ -151,7 +184,7 @@ def test_there_is_no_conductor_where_none_is_wanted() -> None:
 
 def test_shares_and_slates_follow_the_rule(ensemble: Ensemble) -> None:
     queries = ensemble.ask(ensemble.read(histories()), ensemble.blank(USERS), {})
-    ballots = ensemble.propose(queries, torch.zeros(USERS, ITEMS))
+    ballots = ensemble.propose(queries, NO_LEAN, torch.zeros(USERS, ITEMS))
     weights = ensemble.weigh(ensemble.blank(USERS), {})
     slate = ensemble.fuse(ballots, weights, 5)
     torch.testing.assert_close(ensemble.shares(ballots, weights, slate).sum(2), torch.ones(USERS, 5))
@@ -194,7 +227,9 @@ def test_traces_remember_what_was_shown_and_clicked_and_fade(ensemble: Ensemble)
     for row in range(USERS):
         shown, clicked = vectors[slate[row]], vectors[slate[row][click[row] == 1]]
         torch.testing.assert_close(found.shown[row], TRACE_FADE * traces.shown[row] + shown.sum(0) / 4)
-        torch.testing.assert_close(found.clicked[row], TRACE_FADE * traces.clicked[row] + clicked.sum(0) / 4)
+        torch.testing.assert_close(found.clicked[row], CLICK_FADE * traces.clicked[row] + clicked.sum(0) / 4)
+        themes = torch.bincount(slate[row] % THEMES, minlength=THEMES) / 4
+        torch.testing.assert_close(found.worn[row], TRACE_FADE * traces.worn[row] + (1 - TRACE_FADE) * themes)
         rate = float(click[row].sum()) / 4
         fading = TRACE_FADE * float(traces.rates[row, 1]) + (1 - TRACE_FADE) * rate
         assert found.rates[row].tolist() == pytest.approx([rate, fading], abs=1e-6)
@@ -235,12 +270,13 @@ def test_reset_blanks_the_rows_that_begin_again(ensemble: Ensemble) -> None:
         assert not value[again].any() and torch.equal(value[~again], getattr(traces, name)[~again])
 
 
-def test_a_policys_spec_explores_gains_in_large_steps_and_residuals_in_small_ones(ensemble: Ensemble) -> None:
-    train = TrainSettings(initial_std=0.7, residual_std=0.2, hidden=(5,))
+def test_a_policys_spec_is_of_the_agents_spaces(ensemble: Ensemble) -> None:
+    train = TrainSettings(initial_std=0.7, hidden=(5,))
     spec = ensemble.policy_spec("content", train)
-    assert (spec.observation_dim, spec.hidden) == (17, (5,))
-    assert spec.initial_std == (0.7,) * len(GAINS) + (0.2,) * 4
-    assert ensemble.policy_spec(CONDUCTOR, train).initial_std == (0.7,) * 7
+    assert (spec.observation_dim, spec.hidden, spec.constant, spec.shared) == (17, (5,), 0, 4)
+    assert spec.initial_std == (0.7,) * (4 + 4)  # its gains and its tower's dimensions
+    conductor = ensemble.policy_spec(CONDUCTOR, train)
+    assert (conductor.initial_std, conductor.constant, conductor.shared) == ((0.7,) * 7, 2, 0)
 
 
 @given(st.lists(st.floats(0.125, 10, width=32), min_size=3, max_size=3))

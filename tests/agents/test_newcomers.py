@@ -139,7 +139,7 @@ def test_a_tower_without_words_takes_the_mean_of_the_nearest(saved: Path, encode
         unit = torch.nn.functional.normalize(towers[name].item_vectors, dim=1)
         near += unit[:48] @ unit[48]
     best = near.topk(NEIGHBOURS).indices
-    for table in (towers["cf"].item_vectors, towers["cf"].extras["inputs"]):
+    for table in (towers["cf"].item_vectors, towers["cf"].extras["inputs"], team.ensemble.themes):
         torch.testing.assert_close(table[48], table[best].mean(0))
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concertrl.agents.policy import Policy, PolicySpec, Value, trunk
+from concertrl.agents.policy import PACE, Policy, PolicySpec, Value, trunk
 
 SPEC = PolicySpec(observation_dim=7, initial_std=(0.5, 0.5, 0.1), hidden=(16, 8))
 
@@ -42,6 +42,17 @@ def test_a_constant_entry_is_one_number_whatever_is_seen() -> None:
     assert bool((mean[:, 1:] == 0.7).all()) and len(mean[:, 0].unique()) == 5
     mean.sum().backward()
     assert policy.constant.grad is not None and policy.constant.grad.tolist() == [5.0, 5.0]
+
+
+def test_a_shared_part_is_the_same_whatever_is_seen_and_learns_faster() -> None:
+    policy = Policy(PolicySpec(observation_dim=7, initial_std=(0.5, 0.5, 0.1), hidden=(16, 8), constant=1, shared=1))
+    assert policy.shared is not None and not policy.mean(torch.randn(5, 7)).any()
+    before = policy.mean(observation := torch.randn(5, 7))
+    torch.nn.init.constant_(policy.shared, 0.2)
+    moved = policy.mean(observation) - before
+    torch.testing.assert_close(moved, torch.tensor([0.2 * PACE, 0.0, 0.0]).expand(5, 3))
+    policy.mean(observation).sum().backward()
+    assert policy.shared.grad is not None and policy.shared.grad.tolist() == [5.0 * PACE]
 
 
 def test_shapes_follow_the_spec() -> None:

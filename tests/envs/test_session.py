@@ -215,3 +215,24 @@ def test_a_known_spread_changes_nothing() -> None:
     world = world_of(Mechanics())
     given = session.begin(world, world.train_users, SEED, torch.arange(4), world.user_vectors.std(0))
     assert same(given, begun(world))
+
+
+def test_a_taste_lives_and_moves_in_its_own_dimensions_alone() -> None:
+    own = torch.zeros(USERS, DIM)
+    own[:, :2] = 1.0
+    world = world_of(Mechanics(intent=1.0, drift=0.5, drift_noise=0.5), bias=CERTAIN)
+    free, held = begun(world), begun(replace(world, user_own=own))
+    assert torch.equal(held.taste[:, 2:], world.user_vectors[held.user][:, 2:])
+    assert torch.equal(held.taste[:, :2], free.taste[:, :2])
+    moved, _ = session.respond(replace(world, user_own=own), held, slates(0, 1, 2), SEED)
+    assert torch.equal(moved.taste[:, 2:], held.taste[:, 2:]) and (moved.taste[:, :2] != held.taste[:, :2]).all()
+
+
+def test_users_may_tire_at_their_own_pace() -> None:
+    pace = torch.linspace(0.5, 2.0, USERS)
+    world = world_of()
+    state = begun(world)
+    plain, _ = session.respond(world, state, slates(0, 1, 2), SEED)
+    paced, _ = session.respond(replace(world, user_tiring=pace), state, slates(0, 1, 2), SEED)
+    assert plain.satiation.any()
+    torch.testing.assert_close(paced.satiation, plain.satiation * pace[state.user][:, None])
