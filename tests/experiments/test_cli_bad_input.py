@@ -52,7 +52,11 @@ def told(line: str) -> bool:
         ("missing.csv", None, "missing.csv: no such file"),
         ("empty.csv", b"", "empty.csv: is empty"),
         ("bytes.csv", b"\x89PNG\r\n\x00\xff\xfe\x00\x80\x81", "bytes.csv: is not text"),
-        ("torn.csv.gz", gzip.compress((HEADER + GOOD).encode(), mtime=0)[:-40], "torn.csv.gz: the gzip file is cut short"),
+        (
+            "torn.csv.gz",
+            gzip.compress((HEADER + GOOD).encode(), mtime=0)[:-40],
+            "torn.csv.gz: the gzip file is cut short",
+        ),
         ("column.csv", b"customer,item_id\na,b\n", 'column.csv: no column "user_id"'),
         ("user.csv", (HEADER + "u,x,1,1,t\nu,y,2,2,t\n").encode(), "user.csv: all rows are of one user, 'u'"),
         ("item.csv", (HEADER + "u,x,1,1,t\nv,x,2,2,t\n").encode(), "item.csv: all rows are of one item, 'x'"),
