@@ -25,27 +25,30 @@ from .features import attribute_flags
 from .tower import Tower
 
 THEMES = 32
-"""Themes of a catalog, at most one an item."""
+"""Themes of a catalog; as many as it has kinds of items, where those are fewer."""
 
 EXTRA = "themes"
 """The name among a tower's extras."""
 
 
 def with_themes(towers: Mapping[str, Tower], logs: Logs, seed: int) -> dict[str, Tower]:
-    """The towers, the first with the catalog's themes in its extras, `(N, T)` float32, one-hot."""
-    first = next(iter(towers))
-    vectors = towers.get("content", towers[first])
-    themes = clustered(vectors.item_vectors[:, : vectors.dim - vectors.common].cpu().numpy(), logs, seed)
-    return {**towers, first: replace(towers[first], extras={**towers[first].extras, EXTRA: themes})}
+    """The towers, one of them with the catalog's themes in its extras, `(N, T)` float32, one-hot.
+
+    It is `content`, which knows best, or the first by name.
+    """
+    name = "content" if "content" in towers else min(towers)
+    tower = towers[name]
+    themes = clustered(tower.item_vectors[:, : tower.dim - tower.common].cpu().numpy(), logs, seed)
+    return {**towers, name: replace(tower, extras={**tower.extras, EXTRA: themes})}
 
 
 def clustered(vectors: NDArray[np.float32], logs: Logs, seed: int) -> Tensor:
     """`(N, T)` one-hot, from `(N, d)` vectors and the attributes that items share; the same every time."""
     flags, _ = attribute_flags(logs)
-    parts = [_directions(part) for part in (vectors, flags) if part.shape[1]]
-    count = min(THEMES, len(vectors))
+    points = np.concatenate([_directions(part) for part in (vectors, flags)], axis=1)
+    count = min(THEMES, len(np.unique(points.round(6), axis=0)))
     with threadpool_limits(1):
-        found = KMeans(count, random_state=seed % 2**32).fit_predict(np.concatenate(parts, axis=1))
+        found = KMeans(count, random_state=seed % 2**32).fit_predict(points)
     return torch.nn.functional.one_hot(torch.from_numpy(found).long(), count).float()
 
 

@@ -57,12 +57,18 @@ def test_items_of_one_kind_are_of_the_same_themes() -> None:
     assert alike(clustered(vectors_of(kinds, 3.0), logs_of(((),) * ITEMS), 0), kinds) < 0.5
 
 
+def test_there_are_no_more_themes_than_kinds_of_items() -> None:
+    kinds = np.arange(ITEMS) % KINDS
+    themes = clustered(vectors_of(kinds, 0.0), logs_of(((),) * ITEMS), 0)
+    assert themes.shape == (ITEMS, KINDS) and alike(themes, kinds) == 1.0
+
+
 def test_a_small_catalog_has_a_theme_an_item() -> None:
     few = replace(logs_of(((),) * ITEMS), item_ids=("a", "b"), item_titles=("",) * 2, item_attributes=((),) * 2)
     assert clustered(np.eye(2, dtype=np.float32), few, 0).shape == (2, 2)
 
 
-def test_the_first_tower_carries_them_through_files(tmp_path: Path) -> None:
+def test_a_tower_carries_them_through_files(tmp_path: Path) -> None:
     kinds = np.arange(ITEMS) % KINDS
     towers = {
         "cf": Tower("cf", torch.randn(ITEMS, 3), "mean", {"prior": torch.ones(3), "gain": torch.tensor(1.0)}),
@@ -74,10 +80,11 @@ def test_the_first_tower_carries_them_through_files(tmp_path: Path) -> None:
         ),
     }
     found = with_themes(towers, logs_of(((),) * ITEMS), 0)
-    assert EXTRA in found["cf"].extras and EXTRA not in found["content"].extras
-    assert alike(found["cf"].extras[EXTRA], kinds) > 0.6  # of the content, whoever carries them
+    assert EXTRA in found["content"].extras and EXTRA not in found["cf"].extras
+    assert alike(found["content"].extras[EXTRA], kinds) > 0.6
+    assert EXTRA in with_themes({"cf": towers["cf"]}, logs_of(((),) * ITEMS), 0)["cf"].extras
     save_towers(found, tmp_path)
-    assert torch.equal(themes_of(load_towers(tmp_path).values()), found["cf"].extras[EXTRA])
+    assert torch.equal(themes_of(load_towers(tmp_path).values()), found["content"].extras[EXTRA])
     assert themes_of(towers.values()).shape == (ITEMS, 0)
 
 

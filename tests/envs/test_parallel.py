@@ -118,7 +118,7 @@ def test_spaces_fit_what_is_seen_and_done(small_stage: Stage) -> None:
         limit = 5.0 if agent == "conductor" else 3.0
         assert env.action_space(agent).high.tolist() == [limit] * env.action_space(agent).shape[0]
     dims = small_stage.ensemble.dims
-    assert env.action_space("cf").shape == (3 + dims["cf"],)
+    assert env.action_space("cf").shape == (4 + dims["cf"],)
     assert env.observation_space("cf").shape == (5 + 3 * dims["cf"],)
     assert env.action_space("conductor").shape == (7,) and env.observation_space("conductor").shape == (23,)
 

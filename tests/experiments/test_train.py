@@ -98,7 +98,7 @@ def learned(stage: Stage, iterations: int) -> dict[str, Score]:
 def test_a_team_learns_what_no_static_fusion_can(tiny: list[str]) -> None:
     """Users are after something else today than ever before, which only their clicks tell, and nobody leaves."""
     world = ["world.mechanics.intent=5", "world.mechanics.patience=20", "env.sessions=256"]
-    learning = ["train.learning_rate=0.003", "train.initial_std=0.3", "train.minibatch=512", "train.epochs=4"]
+    learning = ["train.learning_rate=0.003", "train.initial_std=0.5", "train.minibatch=512", "train.epochs=4"]
     learning += ["train.faults=0", "train.seed=2"]
     judging = ["evaluate.seeds=4", "evaluate.sessions=512"]
     scores = learned(prepare(load_experiment("builtin", [*tiny, *world, *learning, *judging])), 25)
