@@ -108,8 +108,8 @@ class BatchedEnv:
     query itself, on the click trace and on the shown trace, a gain on the items of the themes that were shown
     (`Ensemble.lean`), and a free residual (`Ensemble.ask`); zero plays the tower as it is. The conductor's action
     `(B, A + 4)` in [-5, 5] moves the static weights: a residual on their logarithms, and gains on what the session has
-    shown of the agents (`Ensemble.weigh`). The
-    reward is the team's, the sum that `reward.*` configures; with the defaults it is the clicks on the slate, 0 to K.
+    shown of the agents (`Ensemble.weigh`). The reward is the team's, the sum that `reward.*` configures; with the
+    defaults it is the clicks on the slate, 0 to K.
 
     Args:
         stage: the users and the team (`stage.prepare`).

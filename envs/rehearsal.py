@@ -47,11 +47,10 @@ def rehearsal_stage(stage: Stage, say: Say = lambda line: None) -> Stage:
 def _world(stage: Stage, say: Say) -> World:
     world, experiment = stage.world, stage.experiment
     models = [ResponseModel(world.item_vectors, world.item_bias, world.user_vectors, world.user_bias)]
-    count = experiment.train.worlds
-    if world.report:
-        models += _fits(stage, say)
+    if experiment.world.kind == "builtin":
+        models *= experiment.train.worlds  # its truth is known: copies, who may tire at other paces
     else:
-        models *= count
+        models += _fits(stage, say)
     mixed = joined(world, models)
     if experiment.train.pace == 0.0:
         return mixed
@@ -84,7 +83,7 @@ def _fit(logs: Logs, inputs: Tensor, experiment: Experiment, report: dict[str, f
 
 def joined(world: World, models: list[ResponseModel]) -> World:
     """The world with its users once for each of F models `(U, d)`, `(N, d)`: user u of model f is number f * U + u."""
-    users, width = model_shape(models[0])
+    users, width = models[0].user_vectors.shape
     block = width + 1  # the last column carries the items' bias of the model
     taste, own = (
         torch.zeros(len(models) * users, len(models) * block),
@@ -113,11 +112,6 @@ def joined(world: World, models: list[ResponseModel]) -> World:
     )
 
 
-def model_shape(model: ResponseModel) -> tuple[int, int]:
-    """U users and d dimensions."""
-    return model.user_vectors.shape[0], model.user_vectors.shape[1]
-
-
 def _repeated(reading: Reading, times: int) -> Reading:
-    index = torch.arange(len(reading.known)).repeat(times)
-    return reading.rows(index)
+    """What the towers read in the histories, once for each fit."""
+    return reading.rows(torch.arange(len(reading.known)).repeat(times))

@@ -56,6 +56,20 @@ def test_one_fit_at_one_pace_is_the_stage_itself(stage_under: Callable[..., Stag
     assert rehearsal_stage(stage) is stage
 
 
+def test_copies_of_a_known_truth_tire_at_their_own_paces(stage_under: Callable[..., Stage]) -> None:
+    stage = stage_under(train={"worlds": 2, "pace": 0.5})
+    varied = rehearsal_stage(stage)
+    users, env = len(stage.world.user_bias), BatchedEnv(varied, sessions=32, seed=1)
+    taste = varied.world.user_vectors.view(2, users, 2, -1)
+    assert torch.equal(taste[0, :, 0], taste[1, :, 1]) and not taste[0, :, 1].any() and not taste[1, :, 0].any()
+    step = env.step({})
+    paces = varied.world.user_tiring
+    assert paces is not None
+    worn = env.state.satiation.sum(1) / paces[env.state.user]
+    torch.testing.assert_close(worn, worn[:1].expand(32))  # a slate of one length wears by its pace alone
+    assert step.slate.shape == (32, 5)
+
+
 @pytest.fixture(scope="module")
 def rehearsal(instruments_stage: Stage) -> tuple[Stage, Stage]:
     values: dict[str, Any] = instruments_stage.experiment.model_dump()
