@@ -90,10 +90,13 @@ class Ensemble:
         towers: the recommenders by name, in the order of the fusion weights.
         fusion: the rule, the ballot's length, and whether a conductor sets the weights.
         weights: `(A,)` static fusion weights, at least 0, with a positive sum.
+        start: the gains that recommenders begin to learn from, `LED` of them; none: they begin as their towers.
     """
 
-    def __init__(self, towers: Mapping[str, Tower], fusion: FusionSettings, weights: Tensor) -> None:
-        self.towers, self.fusion = dict(towers), fusion
+    def __init__(
+        self, towers: Mapping[str, Tower], fusion: FusionSettings, weights: Tensor, start: tuple[float, ...] = ()
+    ) -> None:
+        self.towers, self.fusion, self.start = dict(towers), fusion, start
         self.recommenders = tuple(towers)
         self.agents = (*self.recommenders, CONDUCTOR) if fusion.conductor else self.recommenders
         self.device = weights.device
@@ -120,7 +123,7 @@ class Ensemble:
 
     def to(self, device: torch.device | str) -> Ensemble:
         moved = {name: tower.to(device) for name, tower in self.towers.items()}
-        return Ensemble(moved, self.fusion, self.weights.to(device))
+        return Ensemble(moved, self.fusion, self.weights.to(device), self.start)
 
     @property
     def num_items(self) -> int:
@@ -140,8 +143,9 @@ class Ensemble:
     def policy_spec(self, agent: str, train: TrainSettings) -> PolicySpec:
         """The shape of an agent's policy."""
         spread = (train.initial_std,) * self.action_dim(agent)
-        constant, shared = (CONSTANT_GAINS, 0) if agent == CONDUCTOR else (0, LED)
-        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), constant, shared)
+        if agent == CONDUCTOR:
+            return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), CONSTANT_GAINS)
+        return PolicySpec(self.observation_dim(agent), spread, tuple(train.hidden), shared=LED, start=self.start)
 
     # --- read and observe
 

@@ -3,7 +3,7 @@
     observation (B, d_obs)  --trunk-->  head, zero at the start  -->  mean of a Gaussian action (B, d_action)
 
 With the last layer at zero the mean is exactly zero: an untrained recommender plays its tower, and an untrained
-conductor the static weights.
+conductor the static weights; unless a recommender is to start from gains that were searched (`PolicySpec.start`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class PolicySpec:
         constant: how many of the last entries of an action have one learned mean, whatever is observed.
         shared: how many of the first entries have, beside what depends on the observation, a part of their mean that
             does not, learned `PACE` times as fast.
+        start: what those are in an untrained policy; all 0 if empty.
     """
 
     observation_dim: int
@@ -37,6 +38,7 @@ class PolicySpec:
     hidden: tuple[int, ...] = (64, 64)
     constant: int = 0
     shared: int = 0
+    start: tuple[float, ...] = ()
 
     @property
     def action_dim(self) -> int:
@@ -67,7 +69,8 @@ class Policy(nn.Module):
         self.trunk = trunk(spec.observation_dim, spec.hidden)
         self.head = nn.Linear(spec.hidden[-1], spec.action_dim - spec.constant)
         self.constant = nn.Parameter(torch.zeros(spec.constant)) if spec.constant else None
-        self.shared = nn.Parameter(torch.zeros(spec.shared)) if spec.shared else None
+        begun = torch.tensor(spec.start or (0.0,) * spec.shared) / PACE
+        self.shared = nn.Parameter(begun) if spec.shared else None
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.log_std = nn.Parameter(torch.tensor(spec.initial_std).log())

@@ -2,24 +2,35 @@
 
     grid of gains (G, 4)  --successive halving on training users-->  the best (4,)
 
-It follows what a session has clicked and shown as a trained team can, but alike for everybody.
+It follows what a session has clicked and shown as a trained team can, but alike for everybody. With
+`train.start: gains` agents begin to learn from there.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .batched import BatchedEnv, Step
+from ..agents.ensemble import LED, Ensemble
+from ..platform.cache import write_whole
+from ..platform.draws import derive
+from .batched import BatchedEnv, Stage, Step
 from .yardsticks import Act, play, search_sessions
 
 CLICKED, SHOWN, THEMES = (0.0, 0.1, 0.2, 0.4, 0.8), (0.0, -0.2, -0.4, -0.8), (0.0, -0.2, -0.5, -1.0, -2.0)
 """Gains on the click trace, on the shown trace and on the themes that were shown; the query's own stays as it is."""
 
 ROUNDS = 4
+
+SEARCH = 58_000
+"""Parts the seed of the search from all others of a run."""
 
 
 def with_gains(gains: Tensor) -> Act:
@@ -49,3 +60,20 @@ def search_gains(make_env: Callable[[int], BatchedEnv]) -> Tensor:
         scores = played.returns.view(len(field), each).mean(1)
         field = field[scores.topk(max(1, len(field) // 3)).indices]
     return field[0]
+
+
+def starting_from_gains(stage: Stage, kept: Path, say: Callable[[str], None]) -> Stage:
+    """The stage whose agents begin to learn from the gains searched on its training users; `kept` is where they lie."""
+    try:
+        found = tuple(float(gain) for gain in json.loads(kept.read_text("utf-8")))
+        if len(found) != LED or not all(map(math.isfinite, found)):
+            raise ValueError("not gains")
+    except (OSError, ValueError, TypeError):  # not there yet, or damaged: it is made again
+        say("searching the gains that agents start from, on training users")
+        seed = derive(stage.experiment.seed, SEARCH)
+        gains = search_gains(lambda sessions: BatchedEnv(stage, sessions=sessions, seed=seed))
+        found = tuple(gains.tolist())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps(found).encode())
+    team = stage.ensemble
+    return replace(stage, ensemble=Ensemble(team.towers, team.fusion, team.weights, found))

@@ -35,6 +35,7 @@ from ..platform.split import Split, split_by_time
 from .batched import BatchedEnv, Stage
 from .builtin import builtin_world
 from .logs import world_from_logs
+from .searched_gains import starting_from_gains
 from .stage_files import load_stage, load_world, save_stage, save_world
 from .world import World
 from .yardsticks import search_horizon, search_weights
@@ -69,10 +70,13 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Stage:
     folder = _folder(experiment, dataset)
     found = _kept(folder, lambda path: load_stage(path, experiment), say)
     if found is not None:
-        return _as_of_now(found, dataset)
-    stage = _make(experiment, dataset, say)
-    save_stage(stage, folder)
-    return stage
+        stage = _as_of_now(found, dataset)
+    else:
+        stage = _make(experiment, dataset, say)
+        save_stage(stage, folder)
+    if experiment.train.start == "towers":
+        return stage
+    return starting_from_gains(stage, folder.with_name(f"{folder.name}-gains.json"), say)
 
 
 def kept_world(experiment: Experiment, purpose: str, make: Callable[[], World], say: Say = lambda line: None) -> World:

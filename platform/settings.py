@@ -175,6 +175,9 @@ class TrainSettings(Settings):
     faults: Fraction = Field(
         default=0.3, description="share of the training sessions in which one agent falls silent or votes at random"
     )
+    start: Literal["towers", "gains"] = Field(
+        default="towers", description="what untrained agents play: their towers, or the best gains of a search"
+    )
     worlds: Positive = Field(default=1, description="fits of the logs whose users the team trains with")
     pace: Fraction = Field(default=0.0, description="training users tire 1 - pace to 1 + pace times as fast")
     checkpoint: CheckpointSettings = CheckpointSettings()

@@ -55,6 +55,11 @@ def test_a_shared_part_is_the_same_whatever_is_seen_and_learns_faster() -> None:
     assert policy.shared.grad is not None and policy.shared.grad.tolist() == [5.0 * PACE]
 
 
+def test_an_untrained_policy_may_start_from_gains() -> None:
+    policy = Policy(PolicySpec(7, (0.5, 0.5, 0.1), (16, 8), shared=2, start=(0.4, -0.3)))
+    torch.testing.assert_close(policy.mean(torch.randn(5, 7)), torch.tensor([0.4, -0.3, 0.0]).expand(5, 3))
+
+
 def test_shapes_follow_the_spec() -> None:
     assert SPEC.action_dim == 3
     assert [tuple(value.shape) for value in Policy(SPEC).head.parameters()] == [(3, 8), (3,)]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
 import torch
-from concertrl.envs import BatchedEnv, Stage
-from concertrl.envs.searched_gains import search_gains, with_gains
+from concertrl.agents.policy import Policy
+from concertrl.envs import BatchedEnv, Stage, prepare
+from concertrl.envs.searched_gains import search_gains, starting_from_gains, with_gains
 from concertrl.envs.yardsticks import play, weighted
 
 
@@ -29,3 +34,30 @@ def test_what_is_found_beats_the_static_weights_on_other_users(builtin_stage: St
     env = BatchedEnv(builtin_stage, sessions=512, seed=4, users="judge")
     static = float(play(env, weighted(builtin_stage.best_static)).returns.mean())
     assert float(play(env, with_gains(found)).returns.mean()) > 1.05 * static
+
+
+def test_agents_may_start_from_there(small_stage: Stage) -> None:
+    experiment = small_stage.experiment
+    asked = experiment.model_copy(update={"train": experiment.train.model_copy(update={"start": "gains"})})
+    told: list[str] = []
+    stage = prepare(asked, told.append)
+    assert len(stage.ensemble.start) == 4 and any(stage.ensemble.start) and small_stage.ensemble.start == ()
+    again = prepare(asked, told.append)
+    assert again.ensemble.start == stage.ensemble.start and len(told) <= 1
+    env = BatchedEnv(stage, sessions=16, seed=1)
+    policies = {name: Policy(stage.ensemble.policy_spec(name, asked.train)) for name in env.agents}
+    with torch.no_grad():
+        actions = {name: policy.mean(env.observe()[name]) for name, policy in policies.items()}
+    assert not actions.pop("conductor").any()
+    for action in actions.values():
+        torch.testing.assert_close(action[:, :4], torch.tensor(stage.ensemble.start).expand(16, -1))
+        assert not action[:, 4:].any()
+    assert stage.ensemble.to("cpu").start == stage.ensemble.start
+
+
+@pytest.mark.parametrize("content", ["", "[0, 1]", "[0, 0, 0, NaN]", '{"a": 1}', "3"])
+def test_gains_that_cannot_be_read_are_searched_again(small_stage: Stage, tmp_path: Path, content: str) -> None:
+    kept, told = tmp_path / "gains.json", []
+    kept.write_text(content, "utf-8")
+    stage = starting_from_gains(small_stage, kept, told.append)
+    assert len(told) == 1 and tuple(json.loads(kept.read_text("utf-8"))) == stage.ensemble.start
