@@ -8,9 +8,9 @@ from ..platform.experiment import load_experiment
 from ..platform.settings import Experiment
 from .batched import BatchedEnv, Stage, Step
 from .parallel import ConcertEnv
-from .stage import prepare
+from .stage import data_digest, prepare
 
-__all__ = ["BatchedEnv", "ConcertEnv", "Stage", "Step", "batched_env", "parallel_env", "prepare"]
+__all__ = ["BatchedEnv", "ConcertEnv", "Stage", "Step", "batched_env", "data_digest", "parallel_env", "prepare"]
 
 
 def parallel_env(

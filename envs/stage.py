@@ -198,18 +198,24 @@ def tower_logs(experiment: Experiment) -> Logs:
     return dataset.train_logs(split_by_time(dataset.logs()))
 
 
+def data_digest(experiment: Experiment) -> str:
+    """Hash of the logs that the experiment names, or of the settings of the world that makes them.
+
+    Raises:
+        InputError: the dataset is missing or damaged.
+    """
+    dataset = _dataset(experiment)
+    if dataset is not None:
+        return dataset.digest
+    parts = json.dumps([experiment.world.model_dump(mode="json"), __version__], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
 def _facts(experiment: Experiment, world: World, dataset: Dataset | None) -> dict[str, Any]:
     """What the logs were, for the run."""
     if dataset is None:
-        parts = json.dumps([experiment.world.model_dump(mode="json"), __version__], sort_keys=True)
-        digest = hashlib.sha256(parts.encode()).hexdigest()
-        return {
-            "name": "builtin",
-            "digest": digest,
-            "source": "generated",
-            "users": len(world.user_ids),
-            "items": world.num_items,
-        }
+        known = {"name": "builtin", "digest": data_digest(experiment), "source": "generated"}
+        return {**known, "users": len(world.user_ids), "items": world.num_items}
     counts = dataset.manifest.model_dump(
         mode="json", include={"interactions", "users", "items", "edges", "rejected", "first", "last"}
     )

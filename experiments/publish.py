@@ -26,7 +26,7 @@ from ..platform.destination import redact
 from ..platform.experiment import resolved_yaml
 from ..platform.promotion import JUDGED, judged_by
 from ..platform.report import ReportInput, build_report, headline, text_table
-from ..platform.settings import TrackingSettings
+from ..platform.settings import Experiment, TrackingSettings
 from ..platform.tracking import Run, tracking_uri
 from .ablation import Loss, read_conductor
 from .judge import Judge, Score, team_act
@@ -69,16 +69,15 @@ class Story:
     command: str
 
 
-def tags(stage: Stage) -> dict[str, str]:
-    """Tags to filter runs by."""
-    experiment = stage.experiment
+def tags(experiment: Experiment, digest: str) -> dict[str, str]:
+    """Tags to filter runs by; `digest` is the data's."""
     return {
         "concertrl.version": __version__,
         "concertrl.experiment": experiment.name,
         "concertrl.world": experiment.world.kind,
         "concertrl.fusion": experiment.fusion.method,
         "concertrl.algorithm": experiment.train.algorithm,
-        "concertrl.data": str(stage.data["digest"])[:16],
+        "concertrl.data": digest[:16],
         "concertrl.seed": str(experiment.seed),
         "concertrl.agents": ",".join(experiment.agents.names),
         "concertrl.credit": experiment.reward.credit,

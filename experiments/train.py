@@ -1,6 +1,7 @@
 """The main path: from an experiment to a trained, judged and registered team.
 
-experiment  ->  stage      users who respond, towers, static weights          envs/stage.py
+experiment  ->  a run      in MLflow, its id told first, its folder to go on from
+            ->  stage      users who respond, towers, static weights          envs/stage.py
             ->  yardsticks judged on users and seeds kept apart               experiments/judge.py
             ->  iterations sample B sessions, learn, hand out weights         cluster/trainer.py
             ->  team       judged on the same sessions as the yardsticks
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ import torch
 
 from ..agents.team import Team
 from ..cluster.fits import fit_on_cluster
+from ..cluster.nodes import nodes_sampled
 from ..cluster.ray_session import ray_session
 from ..cluster.trainer import Trainer
-from ..envs import Stage, prepare
+from ..envs import Stage, data_digest, prepare
 from ..envs.rehearsal import rehearsal_stage
 from ..envs.yardsticks import yardsticks
 from ..platform.errors import InputError
@@ -95,20 +97,19 @@ def _trained(
 ) -> Result:
     started = time.monotonic()
     torch.set_num_threads(experiment.cluster.torch_threads)
-    if experiment.cluster.address:
-        fit_on_cluster(experiment, narrator.say)
-    stage = prepare(experiment, narrator.say)
-    rehearsal_stage(stage, narrator.say)  # made here, where it can be told of, and found by the env runners
+    digest = data_digest(experiment)
+    tags = publish.tags(experiment, digest)
     going = {"run_id": run_id, "since": folder.facts["started"] if folder else None}
     with (
-        start_run(experiment.tracking, name=experiment.name, tags=publish.tags(stage), **going) as run,
-        closing(_folder(folder, stage, run, command, narrator)) as kept,
+        start_run(experiment.tracking, name=experiment.name, tags=tags, **going) as run,
+        closing(_folder(folder, experiment, digest, run, command, narrator)) as kept,
     ):
         narrator.say(f"MLflow run {run.run_id}")
+        stage = _prepared(experiment, narrator)
         publish.inputs(run, stage, command)
         judge = Judge(stage)
         scores = _judge_yardsticks(judge, narrator, kept)
-        with ray_session(experiment.cluster), Trainer(stage, narrator.say) as trainer:
+        with ray_session(experiment.cluster), _sampled(experiment, run), Trainer(stage, narrator.say) as trainer:
             learning = Learning(trainer, judge, scores, run, kept, narrator)
             learning.resume()
             learning.learn()
@@ -129,18 +130,37 @@ def _trained(
     return result
 
 
-def _folder(folder: RunFolder | None, stage: Stage, run: Run, command: str, narrator: Narrator) -> RunFolder:
+def _sampled(experiment: Experiment, run: Run) -> AbstractContextManager[None]:
+    """The other machines of a cluster that was joined, in the run."""
+    if experiment.cluster.address is None or not experiment.tracking.system_metrics:
+        return nullcontext()
+    return nodes_sampled(run.log_machine)
+
+
+def _prepared(experiment: Experiment, narrator: Narrator) -> Stage:
+    """All that the training needs, made where it can be told of, and found by the env runners."""
+    if experiment.cluster.address:
+        fit_on_cluster(experiment, narrator.say)
+    stage = prepare(experiment, narrator.say)
+    rehearsal_stage(stage, narrator.say)
+    return stage
+
+
+def _folder(
+    folder: RunFolder | None, experiment: Experiment, digest: str, run: Run, command: str, narrator: Narrator
+) -> RunFolder:
     """The run's folder: a new one, or that of a run that goes on, on the data that it had."""
-    digest, tracking = str(stage.data["digest"]), stage.experiment.tracking
+    tracking = experiment.tracking
     if folder is None:
-        folder = RunFolder.begun(stage.experiment, run.run_id, command, digest)
+        folder = RunFolder.begun(experiment, run.run_id, command, digest)
     elif folder.facts["data"] != digest:
-        raise InputError(f"{stage.data['source']}: no longer the data that run {run.run_id} began with; bring it back")
+        named = experiment.dataset or experiment.name
+        raise InputError(f"{named}: no longer the data that run {run.run_id} began with; bring it back")
     else:
         folder.note(narrator.say, run_id=run.run_id, resumed=folder.facts["resumed"] + 1, finished=False)
         run.tag(**{"concertrl.resumed": str(folder.facts["resumed"])})
     again = [f"tracking.folder={tracking.folder}", *([f"tracking.uri={tracking.uri}"] if tracking.uri else [])]
-    note(run=run.run_id, home=str(folder.home), retries=stage.experiment.cluster.retries, overrides=again)
+    note(run=run.run_id, home=str(folder.home), retries=experiment.cluster.retries, overrides=again)
     return folder
 
 

@@ -14,6 +14,9 @@ INTERVAL_S = 5.0
 SHORTEST_S = 0.5
 """A last sample over less than this says nothing."""
 
+SYSTEM = "system/"
+"""Begins the names that MLflow's UI shows as system metrics."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,7 @@ class Sampler:
                 return
             self._collect()
             means = [monitor.aggregate_metrics() for monitor in self._monitors]
-            self._log({f"system/{name}": value for part in means for name, value in part.items()})
+            self._log({f"{SYSTEM}{name}": value for part in means for name, value in part.items()})
             self._clear()
 
     def _collect(self) -> None:

@@ -110,7 +110,7 @@ class Run:
         self._model: Path | None = None
         self._start(settings, name, tags)
         self._started = since or time.time()
-        self._sampler = Sampler(self._log_machine) if settings.system_metrics else None
+        self._sampler = Sampler(self.log_machine) if settings.system_metrics else None
 
     @property
     def run_id(self) -> str:
@@ -149,6 +149,12 @@ class Run:
         for start in range(0, len(keys), METRICS_A_CALL):
             part = {key: finite[key] for key in keys[start : start + METRICS_A_CALL]}
             self._write("metrics", {"values": part, "step": int(step), "time": now, "resumed": self._resumed})
+
+    def log_machine(self, values: Mapping[str, float]) -> None:
+        """Logs what a machine is doing, at the second of the run."""
+        now = time.time()
+        data = {"values": dict(values), "step": int(now - self._started), "time": int(now * 1000)}
+        self._write("metrics", {**data, "resumed": self._resumed})
 
     def tag(self, **values: str) -> None:
         """Sets tags. Credentials in URIs are blotted out."""
@@ -277,11 +283,6 @@ class Run:
     def _tags(self, values: Mapping[str, str]) -> dict[str, str]:
         self.shortened += sum(len(value) > MAX_TAG for value in values.values())
         return {cut(key, MAX_KEY, "..."): cut(redact(str(value)), MAX_TAG) for key, value in values.items()}
-
-    def _log_machine(self, values: Mapping[str, float]) -> None:
-        now = time.time()
-        data = {"values": dict(values), "step": int(now - self._started), "time": int(now * 1000)}
-        self._write("metrics", {**data, "resumed": self._resumed})
 
 
 def _now() -> int:

@@ -183,7 +183,7 @@ def test_tokens_and_jobs_that_are_not_there(cluster: Cluster, tmp_path: Path) ->
 @pytest.mark.timeout(1800)
 def test_a_job_ends_in_mlflow_as_the_same_run_here(two_nodes: Cluster, tmp_path: Path) -> None:
     """Its runners are on the second node, by their resource; the numbers are those of a run on this machine."""
-    words = ["builtin", *SMALL, *SHORT, "cluster.num_env_runners=2", "--json"]
+    words = ["builtin", *SMALL, *SHORT, "train.iterations=20", "cluster.num_env_runners=2", "--json"]
     there = two_nodes.cli("submit", *words, "cluster.resources_per_env_runner={runner: 1}", cwd=tmp_path)
     job = answer(there)
     local = subprocess.run(
@@ -197,6 +197,10 @@ def test_a_job_ends_in_mlflow_as_the_same_run_here(two_nodes: Cluster, tmp_path:
     nodes = answer(two_nodes.cli("plan", "--json", cwd=tmp_path))["nodes"]
     second = next(node["node"] for node in nodes if not node["head"])
     assert f"env runners: 2 on {second[:12]} (127.0.0.1)" in there.stderr
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(local_uri(tmp_path / "runs")).get_run(job["run_id"]).data.metrics
+    assert f"system/127.0.0.1-{second[:6]}/cpu_utilization_percentage" in logged
 
 
 @pytest.mark.slow
