@@ -22,7 +22,10 @@ from ..platform.statistics import Interval, interval, normalised
 JUDGE, WATCH = 60_000, 70_000
 """Parts the seeds of the judged sessions, and of the looks at a team while it learns, from all others of a run."""
 
-ORDER = ("random", "popular", "*", "equal_weights", "best_static", "team", "greedy_oracle", "horizon_oracle")
+SEARCHED = "searched_gains"
+"""The team as it begins to learn, where `train.start` is `gains`."""
+
+ORDER = ("random", "popular", "*", "equal_weights", "best_static", SEARCHED, "team", "greedy_oracle", "horizon_oracle")
 """How a table is sorted; `*` stands for the single agents."""
 
 

@@ -25,6 +25,7 @@ from ..cluster.ray_session import ray_session
 from ..cluster.trainer import Trainer
 from ..envs import Stage, data_digest, prepare
 from ..envs.rehearsal import rehearsal_stage
+from ..envs.searched_gains import with_gains
 from ..envs.yardsticks import yardsticks
 from ..platform.errors import InputError
 from ..platform.experiment import load_experiment
@@ -34,7 +35,7 @@ from ..platform.tracking import Run, start_run
 from . import publish
 from .ablation import ablate
 from .guard import note
-from .judge import Judge, Score, table, team_act, without
+from .judge import SEARCHED, Judge, Score, table, team_act, without
 from .learning import Learning
 from .progress import Narrator
 from .run_folder import RunFolder
@@ -167,6 +168,8 @@ def _folder(
 def _judge_yardsticks(judge: Judge, narrator: Narrator, folder: RunFolder) -> dict[str, Score]:
     """Every yardstick's score, from the run's folder where an earlier process left it."""
     fixed, told = yardsticks(judge.stage), folder.facts.get("scores", {})
+    if start := judge.stage.ensemble.start:
+        fixed[SEARCHED] = with_gains(torch.tensor(start))
     if set(told) == set(fixed):
         return {name: Score(Interval(*each["returns"]), each["length"], each["clicks"]) for name, each in told.items()}
     scores = {}

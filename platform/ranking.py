@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 ROWS_ALIKE = 8
@@ -11,6 +12,10 @@ ROWS_ALIKE = 8
 
 CHUNK = 64
 """Rows scored at a time, so that a block of scores stays in the processor's cache."""
+
+PEAKS, LEAST_GROUP = 8, 4
+"""Groups of items for each item wanted, whose best ones tell what cannot be among the best of all; and the items in a
+group from which on that is quicker than to sort out all."""
 
 
 def descending_keys(values: Tensor, index: Tensor) -> Tensor:
@@ -67,11 +72,12 @@ def best_items(queries: Tensor, item_vectors: Tensor, penalty: Tensor, n: int) -
         items, scores = best_items(at_least_rows(queries), item_vectors, at_least_rows(penalty), n)
         return items[:rows], scores[:rows]
     items, best = torch.empty(rows, n, dtype=torch.int64), torch.empty(rows, n)
-    select = _Selector(min(CHUNK, rows), count)
-    for first in range(0, rows, CHUNK):
+    chunk = min(CHUNK, rows)
+    select = _Selector(chunk, count)
+    for first in range(0, rows, chunk):
         # A short last block starts earlier instead, so that no product has fewer rows than its bits allow.
-        start = max(0, min(first, rows - CHUNK))
-        part = slice(start, min(start + CHUNK, rows))
+        start = min(first, rows - chunk)
+        part = slice(start, start + chunk)
         torch.addmm(penalty[part], queries[part], item_vectors, out=select.scores)
         items[part] = select.best(n)
         torch.gather(select.scores, 1, items[part], out=best[part])
@@ -90,11 +96,43 @@ class _Selector:
         self._bits = self.scores.numpy().view(np.int32)
         self._order = np.empty((rows, count), np.int32)
         self._keys = np.empty((rows, count), np.int64)
+        self._high = np.empty((rows, count), np.bool_)
         self._last = count - 1
         self._places = np.arange(self._last, -1, -1, dtype=np.int64)
 
     def best(self, n: int) -> Tensor:
-        """`(rows, n)` int64, best first. No score is NaN or -0.0, as a product with a penalty of +0.0 never is."""
+        """`(rows, n)` int64, best first. No score is -0.0, as a product with a penalty of +0.0 never is."""
+        chosen = self._of_high(n)
+        return torch.from_numpy(self._last - ((self._of_all(n) if chosen is None else chosen) & 0xFFFFFFFF))
+
+    def _of_high(self, n: int) -> NDArray[np.int64] | None:
+        """Keys `(rows, n)`, best first, of items that score no less than the n-th best of the groups' best ones.
+
+        None where the groups are small, or most items tie: then it saves nothing.
+        """
+        rows, count = self._keys.shape
+        size = count // (PEAKS * n)
+        if size < LEAST_GROUP:
+            return None
+        groups = count // size  # group g is items g, g + groups, ...; fewer than a group are left over
+        peaks = self.scores[:, : size * groups].unflatten(1, (size, groups)).amax(1).numpy()
+        peaks.partition(groups - n, axis=1)
+        np.greater_equal(self.scores.numpy(), peaks[:, groups - n, None], out=self._high)
+        found = np.flatnonzero(self._high)
+        row = found // count
+        each = np.bincount(row, minlength=rows)
+        if each.max() > PEAKS * n or each.min() < n:  # fewer where scores are not numbers
+            return None
+        bits = self._bits.reshape(-1)[found]
+        order = bits >> 31 & 0x7FFFFFFF ^ bits
+        keys = np.full((rows, each.max()), np.iinfo(np.int64).min)
+        place = np.arange(len(found)) - (np.cumsum(each) - each)[row]
+        keys[row, place] = np.left_shift(order, 32, dtype=np.int64) | self._places[found - row * count]
+        keys.sort(axis=1)
+        return keys[:, : -n - 1 : -1]
+
+    def _of_all(self, n: int) -> NDArray[np.int64]:
+        """Keys `(rows, n)`, best first."""
         np.right_shift(self._bits, 31, out=self._order)
         np.bitwise_and(self._order, 0x7FFFFFFF, out=self._order)
         np.bitwise_xor(self._order, self._bits, out=self._order)
@@ -102,8 +140,7 @@ class _Selector:
         np.bitwise_or(self._keys, self._places, out=self._keys)
         if n <= self._last:
             self._keys.partition(self._last + 1 - n, axis=1)
-        chosen = np.sort(self._keys[:, self._last + 1 - n :], axis=1)[:, ::-1]
-        return torch.from_numpy(self._last - (chosen & 0xFFFFFFFF))
+        return np.sort(self._keys[:, self._last + 1 - n :], axis=1)[:, ::-1]
 
 
 def rows_matmul(rows: Tensor, matrix: Tensor) -> Tensor:

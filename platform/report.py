@@ -19,6 +19,7 @@ MEANING = {
     "popular": "shows what is most popular",
     "equal_weights": "fuses the agents with equal weights",
     "best_static": "fuses the agents with the best fixed weights found",
+    "searched_gains": "the team before it learns: one set of gains for all, searched",
     "team": "the trained team",
     "greedy_oracle": "knows the users' tastes, thinks one slate ahead",
     "horizon_oracle": "knows the users' tastes, thinks of the whole session",

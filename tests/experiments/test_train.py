@@ -78,11 +78,15 @@ def test_the_small_run_ends_where_it_ended(trained: Any) -> None:
     assert found == pytest.approx(GOLDEN, rel=0.03), found
 
 
-def test_without_training_the_team_is_its_static_fusion(tiny: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("start", "same"), [("towers", "equal_weights"), ("gains", "searched_gains")])
+def test_without_training_the_team_is_what_it_starts_from(
+    start: str, same: str, tiny: list[str], tmp_path: Path
+) -> None:
     asked = ["train.iterations=0", "fusion.weights=equal", "evaluate.seeds=2", f"tracking.folder={tmp_path}"]
-    result = train(load_experiment("builtin", [*tiny, *asked]))
+    result = train(load_experiment("builtin", [*tiny, *asked, f"train.start={start}"]))
     rows = {row.pop("policy"): row for row in result.table}
-    assert result.env_steps == 0 and rows["team"] == rows["equal_weights"]
+    assert result.env_steps == 0 and rows["team"] == rows[same]
+    assert ("searched_gains" in rows) == (start == "gains")
 
 
 def learned(stage: Stage, iterations: int) -> dict[str, Score]:

@@ -46,6 +46,29 @@ def test_best_items_are_those_of_a_full_sort_ties_included(batch: int, count: in
     assert torch.equal(scores, exact.gather(1, items))
 
 
+@given(
+    batch=st.integers(8, 20), count=st.integers(64, 700), n=st.integers(1, 12), reach=st.sampled_from([1, 5, 1000]),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_best_items_of_a_large_catalog(batch: int, count: int, n: int, reach: int, seed: int) -> None:
+    """Whole numbers again; by `reach` most scores tie, or some, or almost none."""
+    draws = torch.Generator().manual_seed(seed)
+    queries = torch.randint(-reach, reach + 1, (batch, 3), generator=draws).float()
+    vectors = torch.randint(-reach, reach + 1, (3, count), generator=draws).float()
+    penalty = -(2.0**23) * (torch.rand(batch, count, generator=draws) < 0.3).float() + 0.0
+    items, _ = best_items(queries, vectors, penalty, n)
+    exact = queries @ vectors + penalty
+    assert items.tolist() == [ordered(row)[:n] for row in exact.tolist()]
+
+
+def test_scores_that_are_not_numbers_still_give_items() -> None:
+    """The loss is refused later, by name; here nothing may break."""
+    queries = torch.ones(8, 2)
+    queries[3] = float("nan")
+    items, _ = best_items(queries, torch.arange(1800.0).view(2, 900), torch.zeros(8, 900), 10)
+    assert all(len(set(row)) == 10 and min(row) >= 0 and max(row) < 900 for row in items.tolist())
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, 8, 9, 63, 64, 65, 100, 128, 129, 200])
 def test_best_items_have_the_scores_of_topk(batch: int) -> None:
     draws = torch.Generator().manual_seed(batch)
