@@ -56,14 +56,19 @@ class _Truth:
     quality: Array
 
 
+def check_users(settings: WorldSettings) -> None:
+    """Refuses a world without users enough for both training and judging, as an `InputError`."""
+    if settings.users < 2:
+        raise InputError(f"world.users={settings.users}: give at least 2, one to train with and one to judge by")
+
+
 def builtin_world(settings: WorldSettings) -> tuple[Logs, World]:
     """Generates the logs and the world they came from. A function of the settings alone.
 
     Raises:
         InputError: there are not users enough for both training and judging.
     """
-    if settings.users < 2:
-        raise InputError(f"world.users={settings.users}: give at least 2, one to train with and one to judge by")
+    check_users(settings)
     truth = _truth(settings)
     logs = _logs(truth, settings)
     users, items = truth.users.astype(np.float32), truth.items.astype(np.float32)

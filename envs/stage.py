@@ -33,7 +33,7 @@ from ..platform.logs import Logs
 from ..platform.settings import Experiment
 from ..platform.split import Split, split_by_time
 from .batched import BatchedEnv, Stage
-from .builtin import builtin_world
+from .builtin import builtin_world, check_users
 from .logs import world_from_logs
 from .searched_gains import starting_from_gains
 from .stage_files import load_stage, load_world, save_stage, save_world
@@ -202,11 +202,16 @@ def data_digest(experiment: Experiment) -> str:
     """Hash of the logs that the experiment names, or of the settings of the world that makes them.
 
     Raises:
-        InputError: the dataset is missing or damaged.
+        InputError: the dataset is missing or damaged, or the data too small to train on.
     """
     dataset = _dataset(experiment)
+    items = dataset.manifest.items if dataset else experiment.world.items
+    if items < experiment.env.slate:
+        named = dataset.path.name if dataset else "builtin"
+        raise InputError(f"{named}: {items} items cannot fill a slate of {experiment.env.slate}; set env.slate")
     if dataset is not None:
         return dataset.digest
+    check_users(experiment.world)
     parts = json.dumps([experiment.world.model_dump(mode="json"), __version__], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()
 
