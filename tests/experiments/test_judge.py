@@ -11,7 +11,7 @@ import torch
 from concertrl.cluster.trainer import untrained_team
 from concertrl.envs import BatchedEnv, Stage, Step
 from concertrl.envs.yardsticks import weighted, yardsticks
-from concertrl.experiments.judge import ORDER, Judge, Score, table, team_act, without
+from concertrl.experiments.judge import ORDER, SEARCHED, Judge, Score, table, team_act, without
 from concertrl.platform.statistics import Interval
 from torch import Tensor
 
@@ -119,5 +119,5 @@ def test_the_table_is_in_order_and_normalised() -> None:
 
 
 def test_every_yardstick_has_its_place_in_the_table(judged: Stage) -> None:
-    named = {*yardsticks(judged), "team"}
+    named = {*yardsticks(judged), SEARCHED, "team"}
     assert named == {*ORDER, "cf", "content", "sentiment"} - {"*"}
