@@ -19,7 +19,7 @@ from . import __version__
 from .cluster.inside_job import COMMAND, job_metadata
 from .experiments.benchmark_verbs import fusing, fusion
 from .experiments.deploy_verbs import manifests
-from .experiments.guard import guarded
+from .experiments.guard import guarded, note
 from .experiments.job_verbs import JOB_VERBS
 from .experiments.registry_verbs import compare, promote
 from .experiments.sweep_verbs import sweep
@@ -133,10 +133,19 @@ def _experiment(source: str, overrides: tuple[str, ...]) -> tuple[Experiment, st
 @click.argument("experiment", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--resume", metavar="RUN", help="Go on with a run that ended early: its MLflow id, or latest.")
+@click.option(
+    "--overrides",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file with more KEY=VALUE, one a line, such as a tracking.uri with a password, which nobody reads in the "
+    "list of processes then.",
+)
 @JSON
 @reported
 @guarded
-def train(experiment: str | None, overrides: tuple[str, ...], resume: str | None, as_json: bool) -> None:
+def train(
+    experiment: str | None, overrides: tuple[str, ...], resume: str | None, file: Path | None, as_json: bool
+) -> None:
     """Train a team, judge it against every yardstick, and register it.
 
     EXPERIMENT is a packaged name or the path of a YAML file. Any key can be set by its dotted path. A run that is
@@ -147,10 +156,12 @@ def train(experiment: str | None, overrides: tuple[str, ...], resume: str | None
     concertrl train movielens dataset=data/ml seed=1 train.iterations=100
     concertrl train --resume latest
     """
-    words = [experiment, *overrides] if experiment else []
+    more = file.read_text("utf-8").splitlines() if file else []
+    note(more=more)
+    words = [*([experiment] if experiment else []), *overrides, *more]
     if resume is not None and (named := next((word for word in words if "=" not in word), None)):
         raise InputError(f"{named}: a resumed run has its experiment; leave it out")
-    settings, command = ("builtin", "") if resume else _experiment(experiment or "builtin", overrides)
+    settings, command = ("builtin", "") if resume else _experiment(experiment or "builtin", (*overrides, *more))
     from .experiments.progress import Narrator
     from .experiments.train import train as run
 

@@ -1,14 +1,17 @@
 """What is sent to a cluster for a job: one folder with the code, the resolved experiment and, if asked for, the data.
 
     workspace + experiment  --pack-->  concertrl/  experiment.yaml  data/  --Ray-->  the job's working folder
+    a run that goes on      --pack_resume-->  concertrl/  resume.json
 
 Nothing is sent from outside the workspace, which is the folder that `concertrl submit` is called in.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from ..platform.errors import InputError
 from ..platform.experiment import packaged_experiments, resolved_yaml
 from ..platform.settings import Experiment
 
-EXPERIMENT, DATA = "experiment.yaml", "data"
+EXPERIMENT, DATA, RESUME = "experiment.yaml", "data", "resume.json"
 
 ENTRYPOINT = "python -m concertrl job"
 """What a job runs, in the folder that was sent. No word of the user's is in it, so that none is read by a shell."""
@@ -55,20 +58,43 @@ def pack(experiment: Experiment, folder: Path, workspace: Path, *, ship_data: bo
         InputError: a path of the experiment lies outside the workspace or means nothing on a cluster; the dataset is
             damaged or too large to be sent; the folder is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: is not empty; name a new folder")
+    _see_empty(folder)
     experiment = _portable(experiment, workspace, ship_data)
     # First, since it may be refused, and then nothing is to be left behind.
     if experiment.dataset is not None and ship_data:
         _copy_dataset(within(experiment.dataset, workspace, "dataset"), folder / DATA)
         experiment = experiment.model_copy(update={"dataset": DATA})
+    _copy_code(folder)
+    _write_private(folder / EXPERIMENT, resolved_yaml(experiment))
+
+
+def pack_resume(run: str, overrides: Sequence[str], folder: Path) -> None:
+    """Writes what is sent for a run that the cluster has a folder of, and that goes on there, into a new `folder`.
+
+    Raises:
+        InputError: the folder is not empty.
+    """
+    _see_empty(folder)
+    _copy_code(folder)
+    _write_private(folder / RESUME, json.dumps({"run": run, "overrides": list(overrides)}))
+
+
+def _see_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty; name a new folder")
+
+
+def _copy_code(folder: Path) -> None:
     for path in package_files():
         target = folder / "concertrl" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target)
-    # It may hold the tracking server's password, which then is for the owner's eyes alone.
-    with os.fdopen(os.open(folder / EXPERIMENT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(resolved_yaml(experiment))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """It may hold the tracking server's password, which then is for the owner's eyes alone."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def requirements(ray_version: str) -> list[str]:

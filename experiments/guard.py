@@ -34,6 +34,9 @@ PR_SET_PDEATHSIG = 1
 KEPT = ("train.iterations=", "train.checkpoint.", "cluster.", "tracking.")
 """Overrides that go on to the next driver; the others are in the run's folder."""
 
+TOLD = ("tracking.folder=", "tracking.uri=")
+"""Those that the driver tells, as it resolved them. They go on in a file, since an address may have a password."""
+
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Runs the verb `train` in a process of its own, and starts another where that dies."""
@@ -51,7 +54,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def note(**facts: Any) -> None:
-    """Tells the guard, where there is one: `run`, `home` of the run's folder, `retries`, `overrides`, `ended`."""
+    """Tells the guard, where there is one.
+
+    Args:
+        facts: `more`, the overrides that came in a file; `run`, its `home`, `retries`, and `overrides` to go on with;
+            `ended`.
+    """
     if place := os.environ.get(NOTE):
         known = _read(Path(place)) | facts
         draft = Path(f"{place}.new")
@@ -87,8 +95,11 @@ def _guard(words: list[str]) -> int:
                 return 1
             click.echo(f"concertrl: the driver died ({why}); another goes on with run {told['run']}", err=True)
             flags = [word for word in words if word == "--json"]
-            kept = [word for word in words[1:] if word.startswith(KEPT) and not word.startswith("tracking.folder=")]
-            words = ["train", "--resume", told["run"], *flags, *dict.fromkeys([*kept, *told["overrides"]])]
+            given = [*words, *told["more"]]
+            kept = dict.fromkeys(word for word in given if word.startswith(KEPT) and not word.startswith(TOLD))
+            file = Path(place) / "overrides"
+            file.write_text("\n".join(told["overrides"]), "utf-8")
+            words = ["train", "--resume", told["run"], "--overrides", str(file), *flags, *kept]
 
 
 def _drive(words: list[str], path: Path) -> int:

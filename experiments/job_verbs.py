@@ -36,9 +36,10 @@ def _tell(line: str) -> None:
 
 
 @click.command()
-@click.argument("experiment", default="builtin")
+@click.argument("experiment", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @ADDRESS
+@click.option("--resume", metavar="RUN", help="Go on with a run that ended early: its MLflow id, or latest.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the job until it has ended.")
 @click.option(
     "--env",
@@ -58,16 +59,17 @@ def _tell(line: str) -> None:
 @JSON
 @reported
 def submit(
-    experiment: str, overrides: tuple[str, ...], as_json: bool, address: str, wait: bool, **options: Any
+    experiment: str | None, overrides: tuple[str, ...], as_json: bool, address: str, wait: bool, **options: Any
 ) -> None:
     """Train on a Ray cluster: send the code and the experiment, follow the job, end as it ends.
 
     EXPERIMENT is a packaged name or the path of a YAML file in this folder. The cluster needs Python and Ray; --env
-    installs the rest. Ctrl-C leaves the job running.
+    installs the rest. Ctrl-C leaves the job running. A run that ended with its job or its cluster goes on in a new job.
 
     \b
     concertrl submit builtin --address http://127.0.0.1:8265 tracking.uri=http://mlflow:5000
     concertrl submit instruments dataset=data/instruments --ship-data cluster.num_env_runners=4
+    concertrl submit --resume 0b6c4f2e9a4d4e0f8d0f9a1c2b3d4e5f
     """
     from . import submit as sending
 

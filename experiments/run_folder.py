@@ -76,12 +76,7 @@ class RunFolder:
             InputError: there is no such run, it is finished or still going, or a key would make it another run.
         """
         words = list(overrides)
-        for word in words:
-            if not word.startswith(HARMLESS):
-                raise InputError(
-                    f"{word.partition('=')[0]}: a resumed run keeps its experiment; only train.iterations, "
-                    "train.checkpoint, cluster and tracking may change"
-                )
+        check_harmless(words)
         tracking = override(Experiment(), words).tracking
         home, facts = _search(_runs(tracking), run)
         try:
@@ -132,13 +127,36 @@ class RunFolder:
         self._lock.close()
 
 
+def check_harmless(words: Iterable[str]) -> None:
+    """Sees that a run can go on under these overrides.
+
+    Raises:
+        InputError: one of them would make it another run.
+    """
+    for word in words:
+        if not word.startswith(HARMLESS):
+            raise InputError(
+                f"{word.partition('=')[0]}: a resumed run keeps its experiment; only train.iterations, "
+                "train.checkpoint, cluster and tracking may change"
+            )
+
+
+def check_name(run: str) -> None:
+    """Sees that a text can be the id of a run, or `latest`.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if run != LATEST and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", run):
+        raise InputError(f"--resume {run[:80]!r}: not the id of a run; give what MLflow calls it, or latest")
+
+
 def _runs(tracking: TrackingSettings) -> Path:
     return Path(tracking.folder).resolve() / "checkpoints"
 
 
 def _search(runs: Path, run: str) -> tuple[Path, dict[str, Any]]:
-    if run != LATEST and not re.fullmatch(r"[A-Za-z0-9-]{1,64}", run):
-        raise InputError(f"--resume {run[:80]!r}: not the id of a run; give what MLflow calls it, or latest")
+    check_name(run)
     known = {path.parent: _facts(path) for path in runs.glob(f"*/{FACTS}")}
     if run == LATEST and known:
         return max(known.items(), key=lambda item: item[1]["started"])

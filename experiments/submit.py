@@ -17,17 +17,21 @@ from typing import Any
 
 from ..cluster.inside_job import CODE, COMMAND, NAME
 from ..cluster.jobs import Jobs, new_job_id
-from ..cluster.parcel import ENTRYPOINT, check_source, pack, requirements, within
+from ..cluster.parcel import ENTRYPOINT, check_source, pack, pack_resume, requirements, within
 from ..platform.code_version import code_version
 from ..platform.destination import redact
 from ..platform.errors import InputError
-from ..platform.experiment import load_experiment
+from ..platform.experiment import load_experiment, override
 from ..platform.settings import Experiment
+from .run_folder import check_harmless, check_name
 
 
 @dataclass(frozen=True)
 class Order:
-    """A run that is to become a job. `workspace` is the folder that it is sent from."""
+    """A run that is to become a job. `workspace` is the folder that it is sent from.
+
+    `resume` is the run that goes on, with the overrides `words`; of `experiment` only these count then.
+    """
 
     experiment: Experiment
     command: str
@@ -35,18 +39,32 @@ class Order:
     env: str
     ship_data: bool
     as_json: bool
+    resume: str | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def entrypoint(self) -> str:
         return f"{ENTRYPOINT} --json" if self.as_json else ENTRYPOINT
 
 
-def read_order(source: str, overrides: tuple[str, ...], *, env: str, ship_data: bool, as_json: bool) -> Order:
+def read_order(
+    source: str | None,
+    overrides: tuple[str, ...],
+    *,
+    resume: str | None = None,
+    env: str,
+    ship_data: bool,
+    as_json: bool,
+) -> Order:
     """What was typed, as a run.
 
     Raises:
-        InputError: the experiment cannot be used, or its file lies outside the workspace.
+        InputError: the experiment cannot be used, or its file lies outside the workspace; a run that goes on was given
+            what would make it another one.
     """
+    if resume is not None:
+        return _read_resumed(resume, (*([source] if source else []), *overrides), env=env, as_json=as_json)
+    source = source or "builtin"
     if "=" in source:  # no experiment named: the first word is an override
         source, overrides = "builtin", (source, *overrides)
     workspace = Path.cwd()
@@ -57,9 +75,20 @@ def read_order(source: str, overrides: tuple[str, ...], *, env: str, ship_data: 
     return Order(experiment, command, workspace, env, ship_data, as_json)
 
 
+def _read_resumed(resume: str, words: tuple[str, ...], *, env: str, as_json: bool) -> Order:
+    if named := next((word for word in words if "=" not in word), None):
+        raise InputError(f"{named}: a resumed run has its experiment; leave it out")
+    check_name(resume)
+    check_harmless(words)
+    experiment = override(Experiment(name="resumed"), words)
+    shown = [word for word in words if "tracking.uri" not in word]
+    command = redact(shlex.join(["concertrl", "submit", "--resume", resume, *shown]))
+    return Order(experiment, command, Path.cwd(), env, False, as_json, resume, words)
+
+
 def write(order: Order, folder: Path, address: str) -> str:
     """Packs what would be sent, and gives the command that sends it."""
-    pack(order.experiment, folder, order.workspace, ship_data=order.ship_data)
+    _pack(order, folder)
     environment = _environment(order, metadata.version("ray"))
     more = ["--runtime-env-json", json.dumps(environment)] if environment else []
     more += ["--metadata-json", json.dumps(_metadata(order))]
@@ -79,7 +108,7 @@ def send(order: Order, jobs: Jobs, say: Callable[[str], None]) -> str:
     needs = {"entrypoint_num_cpus": cluster.num_cpus_driver, "entrypoint_num_gpus": cluster.num_gpus_driver}
     with tempfile.TemporaryDirectory(prefix="concertrl-job-") as place:
         folder = Path(place) / "job"
-        pack(order.experiment, folder, order.workspace, ship_data=order.ship_data)
+        _pack(order, folder)
         jobs.submit(
             folder,
             order.entrypoint,
@@ -90,6 +119,14 @@ def send(order: Order, jobs: Jobs, say: Callable[[str], None]) -> str:
         )
     say(f"job {job} at {jobs.address}")
     return job
+
+
+def _pack(order: Order, folder: Path) -> None:
+    if order.resume is None:
+        pack(order.experiment, folder, order.workspace, ship_data=order.ship_data)
+        return
+    tracking = f"tracking.folder={order.experiment.tracking.folder}"
+    pack_resume(order.resume, [*order.words, tracking], folder)
 
 
 def _metadata(order: Order) -> dict[str, str]:
@@ -113,7 +150,7 @@ def _tracked(order: Order, jobs: Jobs) -> Order:
         tracking = tracking.model_copy(update={"folder": str(here)})
         experiment = order.experiment.model_copy(update={"tracking": tracking})
         return replace(order, experiment=experiment)
-    if tracking.uri is None:
+    if tracking.uri is None and order.resume is None:  # the run that goes on has its own
         raise InputError(
             "tracking.uri: name the MLflow server, such as tracking.uri=http://HOST:5000, or give an absolute "
             "tracking.folder that outlives the cluster's machines"

@@ -21,8 +21,6 @@ from typing import Any
 import pytest
 from concertrl.platform.destination import local_uri
 
-pytestmark = pytest.mark.slow
-
 RAY = Path(sys.executable).with_name("ray")
 LOOPBACK = Path(__file__).with_name("loopback_ray.py")
 PASSWORD = "s3cret-pass"
@@ -223,7 +221,9 @@ def test_a_job_on_real_data_that_travels_with_it(cluster: Cluster, data_folder: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_job_that_is_stopped(cluster: Cluster, tmp_path: Path, wait_until: Callable[..., None]) -> None:
+def test_a_job_that_is_stopped_goes_on_in_another(
+    cluster: Cluster, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
     from mlflow import MlflowClient
 
     ran = cluster.cli("submit", *SMALL, *SHORT, "train.iterations=5000", "--no-wait", "--json", cwd=tmp_path)
@@ -232,8 +232,17 @@ def test_a_job_that_is_stopped(cluster: Cluster, tmp_path: Path, wait_until: Cal
     assert answer(cluster.cli("stop", job, "--json", cwd=tmp_path)) == {"job": job, "status": "STOPPED"}
     ended = cluster.cli("status", job, cwd=tmp_path)
     assert ended.returncode == 1 and ended.stderr == f"concertrl: {job}: it was stopped\n"
-    [run] = MlflowClient(local_uri(tmp_path / "runs")).search_runs(["1"])
+    client = MlflowClient(local_uri(tmp_path / "runs"))
+    [run] = client.search_runs(["1"])
     assert run.info.status == "KILLED"
+    done = len(client.get_metric_history(run.info.run_id, "team/return"))
+    words = ("--resume", run.info.run_id, f"train.iterations={done + 2}", "--json")
+    again = answer(cluster.cli("submit", *words, cwd=tmp_path))
+    assert again["run_id"] == run.info.run_id and again["job"] != job
+    resumed = client.get_run(run.info.run_id)
+    assert resumed.info.status == "FINISHED" and resumed.data.tags["concertrl.job"] == again["job"]
+    points = client.get_metric_history(run.info.run_id, "team/return")
+    assert len({point.step for point in points}) == len(points) == done + 2
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from concertrl.cluster.parcel import pack, requirements, within
+from concertrl.cluster.parcel import RESUME, pack, pack_resume, requirements, within
 from concertrl.platform.code_version import ROOT, code_version, package_files
 from concertrl.platform.errors import InputError
 from concertrl.platform.experiment import load_experiment
@@ -45,6 +46,16 @@ def test_the_code_in_a_parcel_answers_by_itself(tmp_path: Path) -> None:
     assert (sent.cluster.address, sent.tracking.uri) == ("auto", "http://me:s3cret@host")
     assert (tmp_path / "p" / "experiment.yaml").stat().st_mode & 0o077 == 0
     assert not {path.parts[0] for path in package_files()} & {"tests", "docs", ".git", "build"}
+
+
+def test_a_parcel_of_a_run_that_goes_on_names_it(tmp_path: Path) -> None:
+    words = ["train.iterations=9", "tracking.uri=http://me:s3cret@host"]
+    pack_resume("abc", words, tmp_path / "p")
+    told = json.loads((tmp_path / "p" / RESUME).read_text())
+    assert told == {"run": "abc", "overrides": words} and (tmp_path / "p" / RESUME).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "p" / "concertrl" / "__main__.py").exists()
+    with pytest.raises(InputError, match="is not empty"):
+        pack_resume("abc", words, tmp_path / "p")
 
 
 def test_a_commit_is_told_for_a_checkout_only() -> None:

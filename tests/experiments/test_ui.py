@@ -1,7 +1,7 @@
 """Runs in MLflow on PostgreSQL, looked at as a person does: in a browser.
 
-`CONCERTRL_PICTURES=docs/pictures python -m pytest tests/experiments/test_ui.py` trains the packaged experiment in place
-of a tiny one, and keeps what the browser saw for the documentation.
+`CONCERTRL_PICTURES=docs/pictures python -m pytest -m slow tests/experiments/test_ui.py` trains the packaged experiment
+in place of a tiny one, and keeps what the browser saw for the documentation.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from concertrl.platform.settings import TrackingSettings
-from concertrl.platform.tracking import start_run
-from servers import Chromium, MlflowServer, Postgres, postgres_programs
+from servers import Chromium, MlflowServer, Postgres, postgres_programs, until
 
 pytestmark = [
     pytest.mark.slow,  # minutes
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(postgres_programs() is None, reason="PostgreSQL is not installed (Debian: postgresql)"),
     pytest.mark.skipif(
         not (shutil.which("chromium") and shutil.which("chromedriver")),
@@ -34,43 +32,51 @@ TRAINING = "?workflowType=machine_learning"
 """The half of MLflow's UI where runs like ours are; it opens on the other."""
 
 
+SPACE = {"train.learning_rate": {"loguniform": [0.0003, 0.01]}, "train.epochs": {"choice": [1, 2]}}
+SWEEP = {"space": SPACE, "trials": 3, "iterations": 2, "every": 1, "sessions": 32}
+SHOWN = ("sweep.iterations=10", "sweep.every=2", "sweep.sessions=512", "env.sessions=128")
+SECRET = "tr4cking-s3cret"
+"""The server asks for no password, but the run is given one, as where a proxy before it does."""
+
+
 @dataclass(frozen=True)
 class Site:
-    """An MLflow server with a trained run and a parent that has children."""
+    """An MLflow server, its folder and that of the runs; what `concertrl train` and `concertrl sweep` answered."""
 
     uri: str
-    run_id: str
-    answer: dict[str, Any]
-    parent: str
-    children: list[str]
+    home: Path
+    trained: dict[str, Any]
+    swept: dict[str, Any]
+
+    @property
+    def children(self) -> list[str]:
+        """The ids of the sweep's trials."""
+        from mlflow import MlflowClient
+
+        under = f"tags.`mlflow.parentRunId` = '{self.swept['run_id']}'"
+        return [run.info.run_id for run in MlflowClient(self.uri).search_runs(["1"], under)]
 
 
 @pytest.fixture(scope="module")
 def site(postgres: Postgres, cli: Callable[..., Any], tiny: list[str], tmp_path_factory: Any) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("site")
     server = MlflowServer(home, postgres.uri)
+    (home / "small.yaml").write_text(json.dumps(SWEEP))
+    words = ["builtin", f"tracking.uri={server.uri.replace('//', f'//ann:{SECRET}@')}", "--json"]
+
+    def answer(*more: str) -> dict[str, Any]:
+        ran = cli(*more[:1], *words, *more[1:], cwd=home, timeout=900)
+        assert ran.returncode == 0, ran.stderr
+        assert SECRET not in ran.stdout + ran.stderr
+        return json.loads(ran.stdout.splitlines()[-1])
+
     try:
         server.start()
-        words = ["train.iterations=20"] if KEPT else tiny
-        ran = cli("train", "builtin", *words, f"tracking.uri={server.uri}", "--json", cwd=home, timeout=500)
-        assert ran.returncode == 0, ran.stderr
-        answer = json.loads(ran.stdout.splitlines()[-1])
-        parent, children = family(TrackingSettings(uri=server.uri, folder=str(home / "runs"), system_metrics=False))
-        yield Site(server.uri, answer["run_id"], answer, parent, children)
+        swept = answer("sweep", "--by", "small.yaml", *(SHOWN if KEPT else tiny))
+        trained = answer("train", *(["train.iterations=20"] if KEPT else tiny))
+        yield Site(server.uri, home, trained, swept)
     finally:
         server.kill()
-
-
-def family(settings: TrackingSettings) -> tuple[str, list[str]]:
-    """A run with three runs under it, as a sweep leaves them."""
-    children = []
-    with start_run(settings, name="family", tags={}) as parent:
-        for number in range(3):
-            tags = {"mlflow.parentRunId": parent.run_id}
-            with start_run(settings, name=f"child-{number}", tags=tags) as child:
-                child.log_metrics({"judged/return": float(number)}, 0)
-            children.append(child.run_id)
-    return parent.run_id, children
 
 
 @pytest.fixture(scope="module")
@@ -102,23 +108,32 @@ def seen(browser: Chromium, site: Site, tmp_path: Path) -> Callable[[str], None]
 
 def test_a_sweeps_children_open_under_their_parent(browser: Chromium, site: Site, seen: Callable[[str], None]) -> None:
     browser.open(f"{site.uri}/#/experiments/1/runs{TRAINING}")
-    page = browser.sees("family", "builtin", "concertrl-builtin")
-    assert "child-" not in page  # a parent is closed until it is opened
-    browser.click(f'[row-id="{site.parent}"] button')
-    browser.sees("child-0", "child-1", "child-2")
+    parent, children = site.swept["run_id"], site.children
+    page = browser.sees("builtin-small", "concertrl-builtin")
+    assert "builtin-small 00" not in page and len(children) == 3  # a parent is closed until it is opened
+    browser.click(f'[row-id="{parent}"] button')
+    browser.sees("builtin-small 00", "builtin-small 01", "builtin-small 02")
     rows = browser.run(
         "return [...document.querySelectorAll('.ag-pinned-left-cols-container [row-id]')]"
         ".map(one => [Number(one.getAttribute('row-index')), one.getAttribute('row-id')])"
     )
     order = [run for _, run in sorted(rows)]
-    start = order.index(site.parent)
-    assert set(order[start + 1 : start + 4]) == set(site.children)
+    start = order.index(parent)
+    assert set(order[start + 1 : start + 4]) == set(children)
     seen("runs")
 
 
+def test_the_sweeps_pictures_open_in_the_browser(browser: Chromium, site: Site, seen: Callable[[str], None]) -> None:
+    browser.open(f"{site.uri}/#/experiments/1/runs/{site.swept['run_id']}/artifacts/plots/trials.png{TRAINING}")
+    browser.sees("trials.png", "parallel.png", "Path: mlflow-artifacts:")
+    wide = "return Math.max(0, ...[...document.images].map(one => one.complete && one.naturalWidth))"
+    until(lambda: browser.run(wide) > 600, "the picture is not shown", 60)
+    seen("sweep")
+
+
 def test_a_run_says_at_first_sight_how_the_team_did(browser: Chromium, site: Site, seen: Callable[[str], None]) -> None:
-    browser.open(f"{site.uri}/#/experiments/1/runs/{site.run_id}{TRAINING}")
-    team = next(row for row in site.answer["table"] if row["policy"] == "team")
+    browser.open(f"{site.uri}/#/experiments/1/runs/{site.trained['run_id']}{TRAINING}")
+    team = next(row for row in site.trained["table"] if row["policy"] == "team")
     browser.sees("Description", "The trained team", f"{team['return']:.2f}", "best static fusion", "concertrl-builtin")
     seen("run")
 
@@ -126,18 +141,18 @@ def test_a_run_says_at_first_sight_how_the_team_did(browser: Chromium, site: Sit
 def test_the_curves_are_drawn_point_by_point(browser: Chromium, site: Site, seen: Callable[[str], None]) -> None:
     from mlflow import MlflowClient
 
-    browser.open(f"{site.uri}/#/experiments/1/runs/{site.run_id}/model-metrics{TRAINING}")
+    browser.open(f"{site.uri}/#/experiments/1/runs/{site.trained['run_id']}/model-metrics{TRAINING}")
     browser.sees("agent/cf")
     browser.type('input[placeholder="Search metric charts"]', "team/return|judged")
     browser.sees("team/return")
     lines = browser.run("return [...document.querySelectorAll('path.js-line')].map(one => one.getAttribute('d'))")
-    points = MlflowClient(site.uri).get_metric_history(site.run_id, "team/return")
+    points = MlflowClient(site.uri).get_metric_history(site.trained["run_id"], "team/return")
     assert len(points) >= 3 and len(points) in [line.count("L") + 1 for line in lines]
     seen("curves")
 
 
 def test_the_report_opens_in_the_browser(browser: Chromium, site: Site, seen: Callable[[str], None]) -> None:
-    browser.open(f"{site.uri}/#/experiments/1/runs/{site.run_id}/artifacts/report.html{TRAINING}")
+    browser.open(f"{site.uri}/#/experiments/1/runs/{site.trained['run_id']}/artifacts/report.html{TRAINING}")
     browser.sees("report.html", "Path: mlflow-artifacts:")
     browser.enter("iframe")
     browser.sees("ConcertRL: builtin", "The trained team", "horizon oracle")
@@ -152,11 +167,15 @@ def test_the_team_is_in_the_registry_under_its_alias(
     browser: Chromium, site: Site, seen: Callable[[str], None]
 ) -> None:
     browser.open(f"{site.uri}/#/models/concertrl-builtin{TRAINING}")
-    browser.sees("Version 1", "current")
+    browser.sees("Version 1", "Version 2", "current")
     seen("registry")
 
 
-def test_the_password_is_nowhere_that_a_reader_of_the_runs_can_see(site: Site, postgres: Postgres) -> None:
+def test_no_password_is_anywhere_that_a_reader_of_the_runs_can_see(site: Site, postgres: Postgres) -> None:
     dump = postgres.dump()
-    assert site.run_id.encode() in dump and b"concertrl train builtin" in dump
-    assert postgres.password.encode() not in dump
+    assert site.trained["run_id"].encode() in dump and b"concertrl train builtin" in dump
+    kept = [path for path in site.home.rglob("*") if path.is_file()]  # artifacts, spools, checkpoints, the ledger
+    assert {"report.html", "run.json", "sweep.json"} <= {path.name for path in kept}
+    for secret in (postgres.password.encode(), SECRET.encode()):
+        assert secret not in dump
+        assert not [path for path in kept if secret in path.read_bytes()]
