@@ -144,6 +144,13 @@ def history(folder: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     return {name: [(one.step, one.value) for one in client.get_metric_history(run_id, name)] for name in names}
 
 
+def history_here(home: Path, *words: str) -> dict[str, list[tuple[int, float]]]:
+    """The history of the same run on this machine alone."""
+    command = [sys.executable, "-m", "concertrl", "train", *words, "tracking.folder=here"]
+    ran = subprocess.run(command, cwd=home, text=True, capture_output=True, check=False)
+    return history(home / "here", answer(ran)["run_id"])
+
+
 @pytest.mark.timeout(600)
 def test_a_job_that_cannot_run_ends_with_its_status_and_its_reason(cluster: Cluster, tmp_path: Path) -> None:
     """The experiment names a dataset that the cluster lacks; the password in its tracking URI is told nowhere."""
@@ -184,14 +191,7 @@ def test_a_job_ends_in_mlflow_as_the_same_run_here(two_nodes: Cluster, tmp_path:
     words = ["builtin", *SMALL, *SHORT, "train.iterations=20", "cluster.num_env_runners=2", "--json"]
     there = two_nodes.cli("submit", *words, "cluster.resources_per_env_runner={runner: 1}", cwd=tmp_path)
     job = answer(there)
-    local = subprocess.run(
-        [sys.executable, "-m", "concertrl", "train", *words, "tracking.folder=here"],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert history(tmp_path / "runs", job["run_id"]) == history(tmp_path / "here", answer(local)["run_id"])
+    assert history(tmp_path / "runs", job["run_id"]) == history_here(tmp_path, *words)
     nodes = answer(two_nodes.cli("plan", "--json", cwd=tmp_path))["nodes"]
     second = next(node["node"] for node in nodes if not node["head"])
     assert f"env runners: 2 on {second[:12]} (127.0.0.1)" in there.stderr
@@ -209,8 +209,9 @@ def test_a_job_on_real_data_that_travels_with_it(cluster: Cluster, data_folder: 
 
     ingest("amazon", data_folder / "amazon-musical-instruments-5core", tmp_path / "d")
     cheap = ("agents.content.factors=8", "agents.sentiment.max_reviews=500", "agents.encoder.max_tokens=16")
-    ran = cluster.cli("submit", "instruments", "dataset=d", "--ship-data", *cheap, *SHORT, "--json", cwd=tmp_path)
-    found = answer(ran)
+    words = ("instruments", "dataset=d", *cheap, *SHORT, "--json")
+    found = answer(cluster.cli("submit", *words, "--ship-data", cwd=tmp_path))
+    assert history(tmp_path / "runs", found["run_id"]) == history_here(tmp_path, *words)
     run = MlflowClient(local_uri(tmp_path / "runs")).get_run(found["run_id"])
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert run.info.status == "FINISHED" and found["model_uri"] == "models:/concertrl-instruments/1"
