@@ -69,6 +69,7 @@ class Trial:
             time.sleep(0.5)
         if training.status != 0:
             raise SystemExit("\n".join(line for _, line in training.lines[-20:]))
+        shutil.rmtree(self.kept / "checkpoints" / str(training.run_id))
         self.trainings.clear()
         return training
 
@@ -92,18 +93,20 @@ class Trial:
             elif due < now < until and training.iteration and self._open() < OPEN and self._hit(training, number):
                 last, due = now, now + self.chance.uniform(*self.options.gap)
         self._recovered(training, number)
+        shutil.rmtree(self.kept / "checkpoints" / str(training.run_id), True)  # the small disk is for the next run
         return training
 
     def _hit(self, training: Training, number: int) -> bool:
         self.deck = self.deck or self.chance.sample(DECK, len(DECK))
-        fault = Fault(self.deck[0], number, time.monotonic(), training.iteration)
-        if not self.chaos.do(self.deck[0], training):
-            self.deck.append(self.deck.pop(0))  # later: what it needs is not there now
-            return False
-        self.deck.pop(0)
-        self.faults.append(fault)
-        say(f"fault {len(self.faults)}: {fault.kind}, run {number}, iteration {fault.iteration}")
-        return True
+        for kind in (*self.deck, *DECK):  # what needs something that is not there now waits its turn
+            fault = Fault(kind, number, time.monotonic(), training.iteration)
+            if self.chaos.do(kind, training):
+                if kind in self.deck:
+                    self.deck.remove(kind)
+                self.faults.append(fault)
+                say(f"fault {len(self.faults)}: {fault.kind}, run {number}, iteration {fault.iteration}")
+                return True
+        return False
 
     def _open(self) -> int:
         return sum(fault.lost_s is None for fault in self.faults)
