@@ -12,7 +12,7 @@ and windows are not among it, since no metric of ours reads them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,9 +31,8 @@ def capture(algorithm: BatchedPPO) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         LostError, RayError: a runner or a learner died.
     """
-    group: Any = algorithm.learner_group
     # Learners step together, so the first one says all.
-    learned, updates = next(answer.get() for answer in group.foreach_learner(BatchedPPOLearner.kept))
+    learned, updates = _ask_learners(algorithm, BatchedPPOLearner.kept)[0]
     tensors = {f"learner/{name}": value for name, value in learned.items()}
     runners = dict(algorithm.ask_runners(_played, algorithm.samples))
     for number, played in runners.items():
@@ -49,10 +48,8 @@ def reinstate(algorithm: BatchedPPO, tensors: Mapping[str, Tensor], words: Mappi
         KeyError, RuntimeError: it is of other networks.
         LostError, RayError: a runner or a learner died.
     """
-    group: Any = algorithm.learner_group
     learned, updates = part(tensors, "learner/"), int(words["updates"])
-    for answer in group.foreach_learner(partial(BatchedPPOLearner.take, kept=learned, updates=updates)):
-        answer.get()
+    _ask_learners(algorithm, partial(BatchedPPOLearner.take, kept=learned, updates=updates))
     config: Any = algorithm.config
     played = {number: part(tensors, f"runner/{number}/") for number in words["runners"]}
     same = list(played) == (list(range(1, config.num_env_runners + 1)) or [0])
@@ -112,6 +109,18 @@ def dismantle(algorithm: BatchedPPO) -> None:
         for group in (algorithm.env_runner_group, algorithm.learner_group):
             if (manager := getattr(group, "_worker_manager", None)) is not None:
                 manager.clear()
+
+
+def _ask_learners(algorithm: BatchedPPO, ask: Callable[[BatchedPPOLearner], Any]) -> list[Any]:
+    """What every learner answers. RLlib passes over those that died, and hands errors over as if they were answers."""
+    group: Any = algorithm.learner_group
+    answers = list(group.foreach_learner(ask))
+    if len(answers) < len(group):
+        raise LostError("a learner died")
+    for answer in answers:
+        if not answer.ok:
+            raise answer.get()
+    return [answer.get() for answer in answers]
 
 
 def _played(runner: BatchedEnvRunner) -> tuple[int, dict[str, Tensor]]:

@@ -8,11 +8,12 @@ Stage  ->  Trainer  --iterate-->  metrics, plain numbers by name
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
+from ray.exceptions import RayActorError
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from ..agents.policy import Policy
@@ -23,11 +24,16 @@ from ..platform.errors import ConcertError, InputError
 from .algorithms import ALGORITHMS, BatchedPPO
 from .critics import groups, spec_of, unshared
 from .gauges import show
+from .learner import part
 from .placement import placed_text, release, reserve
 from .runner import FUSION_WEIGHT, SESSION_SUMS
 from .survival import capture, dismantle, lost, recover, reinstate
 
 POLICY = "policy."
+
+AGAIN, GIVEN_UP = "it is done again", "given up, see cluster.retries"
+
+Result = TypeVar("Result")
 
 OF_AGENT = {
     "entropy": "entropy",
@@ -78,24 +84,34 @@ class Trainer:
         Raises:
             ConcertError: a loss is not finite, or parts died again and again (`cluster.retries`).
         """
-        cluster, reason = self.stage.experiment.cluster, None
-        for retry in range(cluster.retries + 1):
+        return self._surviving(f"iteration {self.iteration + 1}", self._iterated)
+
+    def _surviving(self, what: str, act: Callable[[], Result]) -> Result:
+        """What an act comes to. Where a part dies meanwhile it is brought back, and the act done again.
+
+        Raises:
+            ConcertError: parts died again and again.
+        """
+        retries, reason = self.stage.experiment.cluster.retries, None
+        for retry in range(retries + 1):
             try:
                 if retry:
                     self._recover(anew=retry > 1)
-                metrics = self._iterated()
-                show(self.stage.experiment.name, metrics, self.env_steps)
-                self._kept = self._now() if cluster.num_env_runners or cluster.num_learners else None
-                return metrics
+                return act()
             except Exception as error:
                 reason = lost(error, self._algorithm)
                 if reason is None:
                     raise
-                ending = "it is done again" if retry < cluster.retries else "given up, see cluster.retries"
-                self._tell(f"iteration {self.iteration + 1}: {reason}; {ending}")
-        raise ConcertError(f"iteration {self.iteration + 1}: {reason}; resume the run, or see the Ray logs")
+                self._tell(f"{what}: {reason}; {AGAIN if retry < retries else GIVEN_UP}")
+        raise ConcertError(f"{what}: {reason}; resume the run, or see the Ray logs")
 
     def _iterated(self) -> dict[str, float]:
+        metrics, cluster = self._stepped(), self.stage.experiment.cluster
+        show(self.stage.experiment.name, metrics, self.env_steps)
+        self._kept = self._now() if cluster.num_env_runners or cluster.num_learners else None
+        return metrics
+
+    def _stepped(self) -> dict[str, float]:
         result = self._algorithm.train()
         before, now = self.env_steps, self._algorithm.env_steps
         metrics = {
@@ -113,9 +129,16 @@ class Trainer:
         return metrics
 
     def _built(self) -> BatchedPPO:
-        config = ALGORITHMS[self.stage.experiment.train.algorithm](self.stage)
-        config.placed = self._placed
-        return cast(BatchedPPO, config.build_algo())
+        """A new algorithm; where a part of it dies before it stands, another one."""
+        retries = self.stage.experiment.cluster.retries
+        for retry in range(retries + 1):
+            config = ALGORITHMS[self.stage.experiment.train.algorithm](self.stage)
+            config.placed = self._placed
+            try:
+                return cast(BatchedPPO, config.build_algo())
+            except RayActorError:
+                self._tell(f"starting: an env runner or a learner died; {AGAIN if retry < retries else GIVEN_UP}")
+        raise ConcertError("starting: an env runner or a learner died again and again; see the Ray logs")
 
     def _recover(self, *, anew: bool) -> None:
         """Brings what died back, or builds all of it anew, and goes back to the end of the last iteration."""
@@ -127,6 +150,10 @@ class Trainer:
             recover(self._algorithm)
         if self._kept is not None:
             self._go_back(self._kept)
+
+    def _state(self) -> Checkpoint:
+        """The end of the last iteration, from memory where runners or learners could die while they are asked."""
+        return self._kept or self._surviving("between two iterations", self._now)
 
     def _now(self) -> Checkpoint:
         tensors, counts = capture(self._algorithm)
@@ -147,7 +174,7 @@ class Trainer:
         Raises:
             OSError: the disk is full, or cannot be written; nothing is left of the attempt.
         """
-        kept = self._kept or self._now()
+        kept = self._state()
         words = {**kept.words, "more": dict(more or {})}
         write_checkpoint(folder, Checkpoint(kept.tensors, words, {"iteration": self.iteration, **about}))
 
@@ -164,22 +191,24 @@ class Trainer:
 
     def resume(self, kept: Checkpoint, name: str = "checkpoint") -> None:
         """Goes on from a checkpoint that was read; see `restore`."""
-        try:
-            self._go_back(kept)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"{name}: of a team with other networks ({reason}); give its own experiment") from None
+
+        def take() -> None:
+            try:
+                self._go_back(kept)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise InputError(f"{name}: of a team with other networks ({reason}); give its own experiment") from None
+
+        self._surviving("going on", take)
         self._kept = kept
 
     def team(self) -> Team:
         """The team with the weights it has now."""
-        learners: Any = self._algorithm.learner_group
-        weights, policies = learners.get_weights(), {}
+        kept, policies = self._state().tensors, {}
         ensemble, train = self.stage.ensemble, self.stage.experiment.train
         for group in groups(ensemble, train):
             learned = Policy(spec_of(group, ensemble, train))
-            mine = {name: torch.tensor(value) for name, value in weights[group.name].items() if name.startswith(POLICY)}
-            learned.load_state_dict({name.removeprefix(POLICY): value for name, value in mine.items()})
+            learned.load_state_dict(part(kept, f"learner/weights/{group.name}/{POLICY}"))
             for agent in group.agents:
                 policies[agent] = unshared(learned.eval(), group, agent, ensemble.policy_spec(agent, train))
         return untrained_team(self.stage, policies)

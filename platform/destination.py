@@ -168,9 +168,10 @@ class Destination:
     def _has(self, run_id: str, key: str, step: int, point: tuple[int, float] | None) -> bool:
         """Whether the server has this point of a metric; None: any point of the step."""
         if (run_id, key) not in self._history:
-            known = self._history[run_id, key] = {}
+            known: dict[int, set[tuple[int, float]]] = {}
             for metric in self.client.get_metric_history(run_id, key):
                 known.setdefault(metric.step, set()).add((metric.timestamp, metric.value))
+            self._history[run_id, key] = known  # only now: a server that dies meanwhile has told nothing
         points = self._history[run_id, key].get(step, set())
         return bool(points) if point is None else point in points
 

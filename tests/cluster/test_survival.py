@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 import torch
+from concertrl.cluster.algorithms import LostError
 from concertrl.cluster.trainer import Trainer
 from concertrl.envs import Stage
 from concertrl.platform.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -73,6 +74,36 @@ def test_it_goes_on_to_the_last_bit(
     assert kept.words["more"] == {"looks": [1.0]} and kept.about == {"iteration": 2, "score": 2.0}
 
 
+def test_what_dies_while_a_run_is_taken_up_or_looked_at(
+    stage_under: StageUnder, ray_cluster: None, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    with Trainer(under(stage_under, 1, 1), lines.append) as trainer:
+        told(trainer, 1)
+        trainer.save(tmp_path / "kept")
+        weights, expected = trainer.team().policies["cf"].state_dict(), told(trainer, 1)
+        algorithm: Any = trainer._algorithm
+        ask = algorithm.ask_runners
+
+        def dies_meanwhile(*asked: Any) -> Any:
+            algorithm.ask_runners = ask
+            raise LostError("1 of 1 env runners died")
+
+        algorithm.ask_runners = dies_meanwhile
+        trainer.restore(tmp_path / "kept")
+        assert lines.pop() == "going on: 1 of 1 env runners died; it is done again" and not lines
+        assert told(trainer, 1) == expected
+        os.kill(process_of(actors(algorithm.learner_group)[0]), signal.SIGKILL)
+        trainer.restore(tmp_path / "kept")
+        assert lines.pop() == "going on: a learner died; it is done again" and not lines
+        assert told(trainer, 1) == expected
+        trainer.restore(tmp_path / "kept")
+        os.kill(process_of(actors(algorithm.learner_group)[0]), signal.SIGKILL)
+        looked = trainer.team().policies["cf"].state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in looked.items()) and not lines
+        assert told(trainer, 1) == expected
+
+
 def test_another_count_of_sessions_goes_on_with_users_who_are_new(
     stage_under: StageUnder, ray_cluster: None, tmp_path: Path
 ) -> None:
@@ -108,7 +139,7 @@ def test_learning_rates_are_the_experiments_own(stage_under: StageUnder, ray_clu
 def test_a_checkpoint_of_another_team_is_refused(stage_under: StageUnder, ray_cluster: None, tmp_path: Path) -> None:
     with Trainer(stage_under(train=TRAIN)) as trainer:
         trainer.save(tmp_path / "kept")
-    with Trainer(stage_under(train={**TRAIN, "hidden": [8]})) as trainer:
+    with Trainer(under(stage_under, 0, 1, hidden=[8])) as trainer:
         with pytest.raises(InputError, match=r"kept: of a team with other networks .*; give its own experiment"):
             trainer.restore(tmp_path / "kept")
         write_checkpoint(tmp_path / "empty", Checkpoint({}, {}))
