@@ -221,6 +221,27 @@ def test_a_job_on_real_data_that_travels_with_it(cluster: Cluster, data_folder: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_job_that_is_sent_by_hand(cluster: Cluster, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    words = ("builtin", *SMALL, *SHORT, f"tracking.folder={tmp_path / 'runs'}", "--write", "parcel")
+    command = cluster.cli("submit", *words, cwd=tmp_path).stdout
+    ran = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tmp_path,
+        env={**cluster.environment, "RAY_AUTH_MODE": "token"},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert ran.returncode == 0 and "succeeded" in ran.stdout + ran.stderr, ran.stdout + ran.stderr
+    [run] = MlflowClient(local_uri(tmp_path / "runs")).search_runs(["1"])
+    assert run.info.status == "FINISHED" and run.data.tags["concertrl.job"].startswith("raysubmit_")
+    assert run.data.tags["concertrl.command"].startswith("concertrl submit builtin")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_job_that_is_stopped_goes_on_in_another(
     cluster: Cluster, tmp_path: Path, wait_until: Callable[..., None]
