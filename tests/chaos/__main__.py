@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .checks import markdown, points, rows, wrong
+from .checks import known_to, markdown, points, rows, wrong
 from .faults import DECK, SIGNS, Chaos, Fault, mounted, unmounted
 from .supervisor import Server, Training
 
@@ -131,9 +131,10 @@ class Trial:
         runs = []
         for number, training in enumerate(self.trainings, 1):
             mine = [fault for fault in self.faults if fault.run == number]
-            status = client.get_run(str(training.run_id)).info.status
-            told = {"number": number, "run_id": training.run_id, "faults": len(mine), "commands": training.commands}
-            runs.append({**told, "status": status, "wrong": wrong(client, str(training.run_id), wanted)})
+            run_id = known_to(client, str(training.run_id))
+            status = client.get_run(run_id).info.status
+            told = {"number": number, "run_id": run_id, "faults": len(mine), "commands": training.commands}
+            runs.append({**told, "status": status, "wrong": wrong(client, run_id, wanted)})
         known = {reference.run_id, *(run["run_id"] for run in runs)}
         strange = [run.info.run_id for run in client.search_runs(["0", "1"]) if run.info.run_id not in known]
         return {
@@ -185,12 +186,13 @@ def tried(options: argparse.Namespace) -> dict[str, Any]:
         minutes = (time.monotonic() - started) / 60.0
         trial.chaos.settle()
         time.sleep(10.0)  # what ends by itself has done so by then
-        summary = trial.summary(reference, minutes)
         logs = {number: [line for _, line in each.lines] for number, each in enumerate(trial.trainings, 1)}
         options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "lines.json").write_text(json.dumps(logs, indent=1), "utf-8")
+        shutil.copy(trial.home / "server.db", options.out)
+        summary = trial.summary(reference, minutes)
         (options.out / "chaos.json").write_text(json.dumps(summary, indent=1), "utf-8")
         (options.out / "chaos.md").write_text(markdown(summary), "utf-8")
-        (options.out / "lines.json").write_text(json.dumps(logs, indent=1), "utf-8")
         return summary
     finally:
         trial.close()

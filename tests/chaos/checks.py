@@ -7,12 +7,23 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from concertrl.platform.destination import KEY
+from concertrl.platform.tracking import LOCAL
+
 from .faults import KINDS, Fault
 
 OF_TIME = ("throughput/", "system/", "seconds", "final/seconds")
 """Metrics that tell of the machine and not of the run."""
 
 Points = dict[str, list[tuple[int, float]]]
+
+
+def known_to(client: Any, run_id: str) -> str:
+    """The server's id of a run, which has one of its own where it began while the server was down."""
+    if not run_id.startswith(LOCAL):
+        return run_id
+    [run] = client.search_runs(["0", "1"], f"tags.`{KEY}` = '{run_id}'")
+    return run.info.run_id
 
 
 def points(client: Any, run_id: str) -> Points:

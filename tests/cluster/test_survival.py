@@ -157,15 +157,18 @@ def test_what_dies_again_and_again_ends_the_run_in_one_line(stage_under: StageUn
         def kill(*_: Any) -> None:
             os._exit(1)
 
-        group: Any = trainer._algorithm.env_runner_group
+        def kill_all() -> None:
+            group: Any = trainer._algorithm.env_runner_group  # another one after each recovery
+            group.foreach_env_runner(kill, local_env_runner=False)
+
         recover = trainer._recover
 
         def recover_and_die(**options: Any) -> None:
             recover(**options)
-            group.foreach_env_runner(kill, local_env_runner=False)
+            kill_all()
 
         trainer._recover = recover_and_die
-        group.foreach_env_runner(kill, local_env_runner=False)
+        kill_all()
         with pytest.raises(ConcertError, match=r"iteration 1: .*; resume the run, or see the Ray logs"):
             trainer.iterate()
         assert len(lines) == 2 and lines[0].endswith("it is done again") and "cluster.retries" in lines[1]

@@ -70,6 +70,7 @@ def test_a_run_killed_twice_ends_as_one_that_never_was(
     seen += psutil.Process(process.pid).children(recursive=True)
     process.kill()  # the guard; the driver dies with it
     process.wait()
+    process.stderr.close()  # pyright: ignore[reportOptionalMemberAccess]
     until = time.monotonic() + 20
     while (left := [each for each in seen if each.is_running()]) and time.monotonic() < until:
         time.sleep(0.2)
