@@ -53,7 +53,6 @@ class Cluster:
             agent,
             switches,
         )
-        self.wait_for(1)
 
     def join(self) -> None:
         (agent,) = free_ports(1)
@@ -79,7 +78,7 @@ class Cluster:
 
     def wait_for(self, nodes: int) -> None:
         words = [sys.executable, "-m", "concertrl", "plan", "--address", self.address, "--json"]
-        until = time.monotonic() + 180
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             ran = subprocess.run(words, env=os.environ | self.environment, text=True, capture_output=True, check=False)
             if ran.returncode == 0 and len(json.loads(ran.stdout)["nodes"]) == nodes:
@@ -118,6 +117,7 @@ def free_ports(count: int) -> list[int]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     found = Cluster(tmp_path_factory.mktemp("c"))
     try:
+        found.wait_for(1)
         yield found
     finally:
         found.stop()

@@ -129,31 +129,6 @@ def test_a_resumed_run_keeps_one_point_a_step_and_says_what_changed(tracking: Tr
     assert "resumed.train.gamma" not in kept.data.tags
 
 
-def test_a_server_that_dies_while_it_tells_a_history_is_asked_for_it_again(
-    tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mlflow import MlflowClient
-
-    with pytest.raises(KeyboardInterrupt), start(tracking) as run:
-        for step in range(3):
-            run.log_metrics({"loss": float(step)}, step)
-        raise KeyboardInterrupt
-    history, asked = MlflowClient.get_metric_history, []
-
-    def dies_at_first(self: MlflowClient, run_id: str, key: str) -> Any:
-        asked.append(key)
-        if len(asked) == 1:
-            raise ConnectionError("the server went away")
-        return history(self, run_id, key)
-
-    monkeypatch.setattr(MlflowClient, "get_metric_history", dies_at_first)
-    with start(tracking, run_id=run.run_id) as again:
-        for step in range(1, 5):
-            again.log_metrics({"loss": float(step)}, step)
-    assert len(asked) == 2
-    assert sorted(point.step for point in history(client(tracking), run.run_id, "loss")) == [0, 1, 2, 3, 4]
-
-
 def test_a_team_is_registered_under_its_alias_and_answers(tracking: TrackingSettings, tmp_path: Path) -> None:
     import mlflow
     import pandas as pd
