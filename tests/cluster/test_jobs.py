@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,13 +115,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    found = Cluster(tmp_path_factory.mktemp("c"))
-    try:
-        found.wait_for(1)
-        yield found
-    finally:
-        found.stop()
+def cluster() -> Iterator[Cluster]:
+    # The paths of Ray's sockets have 107 characters at most, too few for pytest's own folders under xdist.
+    with tempfile.TemporaryDirectory(prefix="c-", ignore_cleanup_errors=True) as home:
+        found = Cluster(Path(home))
+        try:
+            found.wait_for(1)
+            yield found
+        finally:
+            found.stop()
 
 
 @pytest.fixture(scope="module")
